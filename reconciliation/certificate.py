@@ -1,0 +1,280 @@
+"""The decision whether a partition's exact values can be relied upon, made from evidence of the batch run alone.
+
+Agreement with the speed layer certifies nothing: two layers may be wrong together. A partition is certified when its
+manifest is complete, its counts close and an independent second count arrives at the same number of events. The verdict
+on the speed layer stands beside the certificate and does not enter it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciliation.evidence import LedgerBlock, Manifest, OffsetRange, Progress
+
+
+class Verdict(StrEnum):
+    """What the comparison with the expected states says of the speed layer."""
+
+    CLEAN = "clean"
+    NOT_YET_CLOSED = "not_yet_closed"
+    SPEED_DEFECT = "speed_defect"
+
+
+class Outcome(StrEnum):
+    """How a check ended; `not_checked` says that there was nothing to check, never that it was skipped."""
+
+    HOLDS = "holds"
+    FAILS = "fails"
+    NOT_CHECKED = "not_checked"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement about a partition and whether it holds.
+
+    Attributes:
+        certifies: whether the certificate depends on it; the others are reported.
+        detail: the numbers that were compared, for a person to read.
+    """
+
+    name: str
+    outcome: Outcome
+    detail: str
+    certifies: bool = True
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Second counts of a day's events, made from the rows and not from the manifest.
+
+    Attributes:
+        metric: the unfiltered count metric whose rows were added up; None when the catalog has none.
+        exact_events: sum of its exact values, per grain.
+        expected_events: events in its expected speed states.
+    """
+
+    metric: str | None = None
+    exact_events: tuple[tuple[str, int], ...] = ()
+    expected_events: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of the speed layer against the expected ones, all metrics together: slices compared and how they ended."""
+
+    compared: int
+    equal: int
+    not_yet_closed: int
+    residual: int
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The decision on one partition.
+
+    Attributes:
+        residual: slices whose published state differs from the expected one without a reason.
+        causes: cause to number of events (late, duplicate, id_conflict, dead_letter) or rows (sketch, not_yet_closed).
+        fingerprint: the same evidence has the same one, so that it is certified once.
+    """
+
+    run_id: str
+    certified: bool
+    verdict: Verdict
+    residual: int
+    causes: Mapping[str, int]
+    checks: tuple[Check, ...]
+    fingerprint: str
+
+
+def decide(manifest: Manifest, counts: Counts, comparison: Comparison, sketch_windows: int) -> Certificate:
+    """Certify the run that the manifest describes, or say which evidence is missing.
+
+    Args:
+        manifest: of the published run.
+        counts: second counts from the same run's rows.
+        comparison: published speed slices against expected ones.
+        sketch_windows: windows whose estimate differs from the exact value of the same events.
+    """
+    checks = (
+        manifest_complete(manifest),
+        dispositions_close(manifest.ranges),
+        events_agree(manifest, counts),
+        expected_agrees(manifest, counts),
+    )
+    causes = {
+        "late": manifest.disposed("late"),
+        "duplicate": manifest.disposed("duplicate"),
+        "id_conflict": manifest.disposed("id_conflict"),
+        "dead_letter": manifest.disposed("dead_letter"),
+        "sketch": sketch_windows,
+        "not_yet_closed": comparison.not_yet_closed,
+    }
+    certified = all(check.outcome is not Outcome.FAILS for check in checks if check.certifies)
+    verdict = verdict_on(comparison)
+    return Certificate(
+        run_id=manifest.run_id,
+        certified=certified,
+        verdict=verdict,
+        residual=comparison.residual,
+        causes=causes,
+        checks=checks,
+        fingerprint=_fingerprint(manifest, certified, verdict, comparison, causes, checks),
+    )
+
+
+def verdict_on(comparison: Comparison) -> Verdict:
+    """A defect outweighs rows that are still open: it will not close by waiting."""
+    if comparison.residual:
+        return Verdict.SPEED_DEFECT
+    return Verdict.NOT_YET_CLOSED if comparison.not_yet_closed else Verdict.CLEAN
+
+
+def manifest_complete(manifest: Manifest) -> Check:
+    """Each topic partition once, read within what the log held, up to the end that the log had when the run started."""
+    faults = []
+    if not manifest.ranges:
+        faults.append("no range")
+    seen: set[int] = set()
+    for read in manifest.ranges:
+        name = f"topic partition {read.topic_partition}"
+        if read.topic_partition in seen:
+            faults.append(f"{name} twice")
+        seen.add(read.topic_partition)
+        if not read.log_begin <= read.start <= read.end <= read.log_end:
+            faults.append(f"{name} read [{read.start}, {read.end}) of a log [{read.log_begin}, {read.log_end})")
+        elif read.end < read.log_end:
+            faults.append(f"{name} ends {read.log_end - read.end} offsets before the end of the log")
+        if read.records > read.end - read.start:
+            faults.append(f"{name} has {read.records} records in {read.end - read.start} offsets")
+    if missing := set(range(len(seen))) - seen:
+        faults.append(f"no range for topic partition {', '.join(map(str, sorted(missing)))}")
+    offsets = sum(read.end - read.start for read in manifest.ranges)
+    return _check("manifest_complete", faults, f"{len(seen)} topic partitions, {offsets} offsets")
+
+
+def dispositions_close(ranges: tuple[OffsetRange, ...]) -> Check:
+    """Every record that was read has one disposition."""
+    faults = [
+        f"topic partition {read.topic_partition}: {read.records} records, {read.disposed} disposed"
+        for read in ranges
+        if read.records != read.disposed
+    ]
+    records = sum(read.records for read in ranges)
+    return _check("dispositions_close", faults, f"{records} records, each with one disposition")
+
+
+def events_agree(manifest: Manifest, counts: Counts) -> Check:
+    """The exact rows of an unfiltered count, added up per grain, hold as many events as the manifest."""
+    if counts.metric is None:
+        return Check("events_agree", Outcome.NOT_CHECKED, "the catalog has no count metric without a `where`")
+    faults = [
+        f"`{counts.metric}` {grain} holds {events}, the manifest {manifest.events}"
+        for grain, events in counts.exact_events
+        if events != manifest.events
+    ]
+    grains = ", ".join(grain for grain, _ in counts.exact_events)
+    return _check("events_agree", faults, f"`{counts.metric}` {grains}: {manifest.events} events")
+
+
+def expected_agrees(manifest: Manifest, counts: Counts) -> Check:
+    """The expected speed states of an unfiltered count hold as many events as were disposed as counted."""
+    if counts.metric is None:
+        return Check("expected_agrees", Outcome.NOT_CHECKED, "the catalog has no count metric without a `where`")
+    counted = manifest.disposed("counted")
+    faults = []
+    if counts.expected_events != counted:
+        faults.append(f"`{counts.metric}` expects {counts.expected_events}, the manifest counted {counted}")
+    return _check("expected_agrees", faults, f"`{counts.metric}`: {counted} counted events")
+
+
+def ledgers_agree(manifest: Manifest, speed: Iterable[LedgerBlock], progress: Progress, block_size: int) -> Check:
+    """Both layers counted the same events over blocks of offsets that both have read whole. Reported, not decisive.
+
+    Where the run recorded no blocks, a topic partition is comparable as a whole if its range starts on a block and the
+    speed layer stands exactly at its end.
+    """
+    theirs = {(block.topic_partition, block.block): block for block in speed}
+    faults: list[str] = []
+    compared = 0
+    if manifest.ledger:
+        ends = {read.topic_partition: (read.start, read.end) for read in manifest.ranges}
+        for ours in manifest.ledger:
+            start, end = ends.get(ours.topic_partition, (0, 0))
+            position = progress.positions.get(ours.topic_partition)
+            last = (ours.block + 1) * block_size
+            if ours.block * block_size < start or position is None:
+                continue
+            if not (last <= min(end, position.next_offset) or position.next_offset == end):
+                continue
+            block = theirs.get((ours.topic_partition, ours.block))
+            counted = block.counted if block else 0
+            compared += ours.counted
+            if counted != ours.counted:
+                name = f"topic partition {ours.topic_partition} block {ours.block}"
+                faults.append(f"{name}: batch {ours.counted}, speed {counted}")
+    else:
+        for read in manifest.ranges:
+            position = progress.positions.get(read.topic_partition)
+            if read.start % block_size or position is None or position.next_offset != read.end:
+                continue
+            blocks = range(read.start // block_size, -(-read.end // block_size))
+            counted = sum(theirs[key].counted for key in ((read.topic_partition, b) for b in blocks) if key in theirs)
+            compared += read.counted
+            if counted != read.counted:
+                faults.append(f"topic partition {read.topic_partition}: batch {read.counted}, speed {counted}")
+    if not compared and not faults:
+        detail = "no offsets that both layers have counted over the same whole blocks"
+        return Check("ledgers_agree", Outcome.NOT_CHECKED, detail, certifies=False)
+    return _check("ledgers_agree", faults, f"{compared} events counted by both layers", certifies=False)
+
+
+def exceptions_agree(only_batch: int, only_speed: int, both: int, *, closed: bool) -> Check:
+    """Both layers left out the same records for the same reason of disposition. Reported; certifies nothing.
+
+    Args:
+        only_batch: records that batch left out and speed did not, or under another disposition.
+        only_speed: the reverse.
+        both: records that both left out alike.
+        closed: whether the speed layer has published all that the run read.
+    """
+    if not closed:
+        detail = "the speed layer has not read all that the run read"
+        return Check("exceptions_agree", Outcome.NOT_CHECKED, detail, certifies=False)
+    faults = []
+    if only_batch:
+        faults.append(f"{only_batch} known to batch alone")
+    if only_speed:
+        faults.append(f"{only_speed} known to speed alone")
+    return _check("exceptions_agree", faults, f"{both} records left out by both layers", certifies=False)
+
+
+def _check(name: str, faults: list[str], detail: str, *, certifies: bool = True) -> Check:
+    shown = 5
+    if not faults:
+        return Check(name, Outcome.HOLDS, detail, certifies)
+    rest = f"; and {len(faults) - shown} more" if len(faults) > shown else ""
+    return Check(name, Outcome.FAILS, "; ".join(faults[:shown]) + rest, certifies)
+
+
+def _fingerprint(
+    manifest: Manifest,
+    certified: bool,
+    verdict: Verdict,
+    comparison: Comparison,
+    causes: Mapping[str, int],
+    checks: tuple[Check, ...],
+) -> str:
+    decided = {
+        "run_id": manifest.run_id,
+        "partition": manifest.partition.isoformat(),
+        "certified": certified,
+        "verdict": verdict,
+        "compared": comparison.compared,
+        "residual": comparison.residual,
+        "causes": dict(causes),
+        "checks": [[check.name, check.outcome, check.detail] for check in checks],
+    }
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
