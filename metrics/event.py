@@ -1,0 +1,278 @@
+"""Events: from the bytes of a topic partition to typed columns, and the dead letters that cannot become such.
+
+Every record is judged alone: whether it is an event, and which, never depends on the records it was read with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+import polars as pl
+
+from metrics.catalog import Catalog, Field
+from metrics.window import milliseconds, parse_duration, to_epoch_ms
+
+LARGEST_EVENT_BYTES = 1_000_000
+FURTHEST_AHEAD_MS = milliseconds(parse_duration("5m"))
+"""How far an event's time may be after its record's timestamp, before a clock that runs ahead is assumed."""
+
+LATEST_EVENT_TIME = to_epoch_ms(datetime(2200, 1, 1, tzinfo=UTC))
+INTEGER_DIGITS = 18
+"""Digits that a decimal may have before its point: sums of 10**18 such values stay exact."""
+
+FIELD_PREFIX = "f_"
+DTYPES: dict[str, pl.DataType] = {
+    "string": pl.String(),
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "bool": pl.Boolean(),
+}
+DEAD_LETTERS = {
+    "topic_partition": pl.Int32(),
+    "offset": pl.Int64(),
+    "record_time": pl.Int64(),
+    "reason": pl.String(),
+    "detail": pl.String(),
+}
+
+_TYPES: dict[str, Any] = {
+    "string": str,
+    "int": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    "float": float,
+    "bool": bool,
+    "decimal": Decimal,
+}
+_TIME_SCALE = {"us": (1, 1_000), "ms": (1, 1), "s": (1_000, 1)}
+
+
+class _DeadLetterError(Exception):
+    """Why a record is no event: a reason for machines and a detail for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a run of records holds.
+
+    Attributes:
+        events: Rows in offset order: topic_partition, offset, record_time, event_id, event_time and, for each field of the
+            catalog, ``f_<field>``.
+        dead_letters: Rows in offset order: topic_partition, offset, record_time, reason, detail.
+    """
+
+    events: pl.DataFrame
+    dead_letters: pl.DataFrame
+
+
+def dtype_of(field: Field) -> pl.DataType:
+    """The polars type of a field's column."""
+    return pl.Decimal(38, field.scale) if field.type == "decimal" else DTYPES[field.type]
+
+
+def event_schema(catalog: Catalog) -> dict[str, pl.DataType]:
+    """Names and types of the columns of decoded events."""
+    return {
+        "topic_partition": pl.Int32(),
+        "offset": pl.Int64(),
+        "record_time": pl.Int64(),
+        "event_id": pl.String(),
+        "event_time": pl.Int64(),
+    } | {FIELD_PREFIX + field.name: dtype_of(field) for field in catalog.fields.values()}
+
+
+class Decoder:
+    """Decodes the records of a source as its catalog describes them."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._schema = event_schema(catalog)
+        self._fields = tuple(catalog.fields.values())
+        time_type = str if catalog.event_time_unit == "iso" else _TYPES["int"]
+        members: list[tuple[Any, ...]] = [("event_id", str), ("event_time", time_type)]
+        names = {"event_id": catalog.event_id, "event_time": catalog.event_time_field}
+        self._attributes: dict[str, str] = {}
+        for number, field in enumerate(self._fields):
+            if field.name == catalog.event_id:
+                self._attributes[field.name] = "event_id"
+                continue
+            if field.name == catalog.event_time_field:
+                self._attributes[field.name] = "event_time"
+                continue
+            attribute = f"c{number}"
+            self._attributes[field.name] = attribute
+            names[attribute] = field.name
+            kind = _TYPES[field.type]
+            members.append((attribute, kind) if field.required else (attribute, kind | None, None))
+        envelope = msgspec.defstruct("Envelope", members, rename=names, kw_only=True, gc=False)
+        self._decoder = msgspec.json.Decoder(envelope)
+
+    def decode(
+        self,
+        topic_partition: int,
+        offsets: Sequence[int],
+        record_times: Sequence[int],
+        values: Sequence[bytes | None],
+    ) -> Decoded:
+        """Decodes records of one topic partition, given in offset order; times in milliseconds since the epoch."""
+        fast = self._decode_together(values)
+        if fast is not None:
+            columns = self._columns(fast, topic_partition, offsets, record_times)
+            if columns is not None:
+                return Decoded(columns, pl.DataFrame(schema=DEAD_LETTERS))
+        return self._decode_one_by_one(topic_partition, offsets, record_times, values)
+
+    def _decode_together(self, values: Sequence[bytes | None]) -> list[Any] | None:
+        """All envelopes by one call, or None where a record may be bad and each must be looked at."""
+        if not values or None in values or max(map(len, values)) > LARGEST_EVENT_BYTES:  # type: ignore[arg-type]
+            return None
+        lines = b"\n".join(values)  # type: ignore[arg-type]
+        if lines.count(b"\n") != len(values) - 1:
+            return None
+        try:
+            envelopes = self._decoder.decode_lines(lines)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return envelopes if len(envelopes) == len(values) else None
+
+    def _decode_one_by_one(
+        self,
+        topic_partition: int,
+        offsets: Sequence[int],
+        record_times: Sequence[int],
+        values: Sequence[bytes | None],
+    ) -> Decoded:
+        envelopes: list[Any] = []
+        good: list[int] = []
+        dead: list[tuple[int, int, int, str, str]] = []
+        for index, value in enumerate(values):
+            try:
+                envelope = self._decode_value(value)
+                self._judge(envelope, record_times[index])
+            except _DeadLetterError as error:
+                dead.append((topic_partition, offsets[index], record_times[index], error.reason, error.detail))
+                continue
+            envelopes.append(envelope)
+            good.append(index)
+        events = self._columns(envelopes, topic_partition, [offsets[i] for i in good], [record_times[i] for i in good])
+        if events is None:
+            msg = "a record passed alone that fails in columns; the two checks of `Decoder` disagree"
+            raise AssertionError(msg)
+        return Decoded(events, pl.DataFrame(dead, schema=DEAD_LETTERS, orient="row"))
+
+    def _decode_value(self, value: bytes | None) -> Any:  # noqa: ANN401 - a struct made at run time
+        if value is None:
+            reason = "no_value"
+            raise _DeadLetterError(reason, "the record has no value")
+        if len(value) > LARGEST_EVENT_BYTES:
+            reason, detail = "too_large", f"{len(value)} bytes; at most {LARGEST_EVENT_BYTES} are read"
+            raise _DeadLetterError(reason, detail)
+        try:
+            return self._decoder.decode(value)
+        except msgspec.ValidationError as error:
+            detail = str(error)
+            raise _DeadLetterError("missing_field" if "missing required" in detail else "wrong_type", detail) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            reason = "not_json"
+            raise _DeadLetterError(reason, str(error)) from error
+
+    def _judge(self, envelope: Any, record_time: int) -> None:  # noqa: ANN401
+        try:
+            event_time = self._event_time(envelope.event_time)
+        except ValueError as error:
+            reason = "wrong_type"
+            raise _DeadLetterError(reason, str(error)) from error
+        if not 0 <= event_time < LATEST_EVENT_TIME:
+            reason, detail = "event_time_out_of_range", f"{envelope.event_time} is not between 1970 and 2200"
+            raise _DeadLetterError(reason, detail)
+        if event_time - record_time > FURTHEST_AHEAD_MS:
+            reason = "event_time_in_future"
+            detail = (
+                f"{event_time - record_time} ms after the record's timestamp; at most {FURTHEST_AHEAD_MS} are allowed"
+            )
+            raise _DeadLetterError(reason, detail)
+        for field in self._fields:
+            value = getattr(envelope, self._attributes[field.name])
+            if field.type == "decimal" and value is not None and _exact_text(value, field.scale) is None:
+                reason = "wrong_type"
+                detail = (
+                    f"`{field.name}` must have at most {INTEGER_DIGITS} digits and {field.scale} decimals; got {value}"
+                )
+                raise _DeadLetterError(reason, detail)
+            if field.type == "float" and value is not None and value - value != 0:
+                reason, detail = "wrong_type", f"`{field.name}` must be finite; got {value}"
+                raise _DeadLetterError(reason, detail)
+
+    def _event_time(self, value: Any) -> int:  # noqa: ANN401
+        if self._catalog.event_time_unit == "iso":
+            moment = datetime.fromisoformat(value)
+            return to_epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        factor, divisor = _TIME_SCALE[self._catalog.event_time_unit]
+        return int(value) * factor // divisor
+
+    def _columns(
+        self, envelopes: list[Any], topic_partition: int, offsets: Sequence[int], record_times: Sequence[int]
+    ) -> pl.DataFrame | None:
+        """The events in columns, or None where one of them needs a closer look."""
+        try:
+            event_time = pl.Series([self._event_time(e.event_time) for e in envelopes], dtype=pl.Int64)
+        except (ValueError, OverflowError, TypeError):
+            return None
+        record_time = pl.Series(record_times, dtype=pl.Int64)
+        plausible = (
+            (event_time >= 0) & (event_time < LATEST_EVENT_TIME) & (event_time - record_time <= FURTHEST_AHEAD_MS)
+        )
+        if not plausible.all():
+            return None
+        columns: dict[str, pl.Series] = {
+            "topic_partition": pl.repeat(topic_partition, len(envelopes), dtype=pl.Int32, eager=True),
+            "offset": pl.Series(offsets, dtype=pl.Int64),
+            "record_time": record_time,
+            "event_id": pl.Series([e.event_id for e in envelopes], dtype=pl.String),
+            "event_time": event_time,
+        }
+        for field in self._fields:
+            attribute = self._attributes[field.name]
+            column = _column(field, [getattr(e, attribute) for e in envelopes])
+            if column is None:
+                return None
+            columns[FIELD_PREFIX + field.name] = column
+        return pl.DataFrame(columns, schema=self._schema)
+
+
+def _column(field: Field, values: list[Any]) -> pl.Series | None:
+    if field.type == "decimal":
+        texts = pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
+        if not texts.str.contains(_plain_decimal(field.scale)).fill_null(value=True).all():
+            exact = [None if value is None else _exact_text(value, field.scale) for value in values]
+            if any(text is None and value is not None for text, value in zip(exact, values, strict=True)):
+                return None
+            texts = pl.Series(exact, dtype=pl.String)
+        column = texts.cast(dtype_of(field))
+    else:
+        column = pl.Series(values, dtype=dtype_of(field), strict=field.type != "float")
+        if field.type == "float" and not column.is_finite().fill_null(value=True).all():
+            return None
+    if field.default is not None:
+        return column.fill_null(pl.Series([field.default]).cast(column.dtype)[0])
+    return column
+
+
+def _plain_decimal(scale: int) -> str:
+    fraction = rf"(\.\d{{1,{scale}}})?" if scale else ""
+    return rf"^-?\d{{1,{INTEGER_DIGITS}}}{fraction}$"
+
+
+def _exact_text(value: Decimal, scale: int) -> str | None:
+    """The value in plain digits, or None where it does not fit the field without rounding."""
+    if not value.is_finite() or (value and value.adjusted() >= INTEGER_DIGITS):
+        return None
+    if value.normalize().as_tuple().exponent < -scale:  # type: ignore[operator] - finite, so an integer
+        return None
+    return f"{value:.{scale}f}"
