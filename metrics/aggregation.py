@@ -1,8 +1,8 @@
 """Mergeable aggregations: what a metric keeps of its events, how two such states become one, how a state is presented.
 
-A **state** is a row of state columns. `prepare` makes one row per key from events, `merge` one row per key from rows; both are
-columnar. The order in which states are merged never matters: merging is associative and commutative, and the absent row is
-its identity. A state is presented in ClickHouse, where it is served, by the SQL that `present_sql` gives.
+A **state** is a row of state columns. `prepare` makes one row per key from events, `merge` one row per key from rows;
+both are columnar. The order in which states are merged never matters: merging is associative and commutative, and the
+absent row is its identity. A state is presented in ClickHouse, where it is served, by the SQL of `present_sql`.
 """
 
 from collections.abc import Sequence
@@ -149,9 +149,9 @@ class Sum:
 class Distinct:
     """The number of distinct values of a field; NULL is no value.
 
-    The state is a sparse HyperLogLog sketch: register -> greatest rank seen, where a value's 64-bit XXH3 hash gives the
-    register by its first 12 bits and the rank by the number of leading zeros, plus one, of the others. Registers depend on
-    the set of values alone, never on order or repetition.
+    The state is a sparse HyperLogLog sketch: register -> greatest rank seen, where a value's 64-bit XXH3 hash gives
+    the register by its first 12 bits and the rank by the number of leading zeros, plus one, of the others. Registers
+    depend on the set of values alone, never on order or repetition.
 
     Source:
         Flajolet et al., "HyperLogLog" (2007); estimator: Ertl, "New cardinality estimation algorithms for HyperLogLog

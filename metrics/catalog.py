@@ -1,4 +1,4 @@
-"""The catalog: one definition of every metric, from which both layers, the tables, the views and the dashboard follow."""
+"""The catalog: one definition of every metric; both layers, tables, views and the dashboard follow from it."""
 
 import difflib
 import hashlib
@@ -10,7 +10,8 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field as Option, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import Field as Option
 
 from metrics.aggregation import SEMANTICS_VERSION, Aggregation, Count, Distinct, Sum
 from metrics.expression import Condition
@@ -23,8 +24,9 @@ AGGREGATIONS = "count, sum(FIELD), distinct(FIELD)"
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _AGGREGATION = re.compile(r"(\w+)(?:\(\s*(\w+)\s*\))?")
 _RESERVED = frozenset(
-    "argument as_of batch count drift events grain is_final layer lower metric_version pane partition registers run_id "
-    "slice_start status total upper value value_counted value_with_late window_end window_start written_at".split()
+    {"argument", "as_of", "count", "drift", "events", "grain", "is_final", "layer", "lower", "metric_version", "pane"}
+    | {"partition", "registers", "run_id", "slice_start", "status", "total", "upper", "value", "value_counted"}
+    | {"value_with_late", "window_end", "window_start", "written_at"}
 )
 
 Path = tuple[str | int, ...]
@@ -148,7 +150,8 @@ class Catalog:
         for metric in self.metrics:
             if metric.name == name:
                 return metric
-        msg = f"unknown metric `{name}`. the metrics of source `{self.source}` are: {', '.join(m.name for m in self.metrics)}"
+        known = ", ".join(metric.name for metric in self.metrics)
+        msg = f"unknown metric `{name}`. the metrics of source `{self.source}` are: {known}"
         raise KeyError(msg)
 
 

@@ -1,10 +1,10 @@
 """Dispositions: what becomes of every offset of the log, as a pure function of the log.
 
-dead_letter: no event (see `metrics.event`). duplicate: the nearest earlier event of its topic partition with the same id lies
-at most `dedup_horizon` offsets before it and has the same event time. id_conflict: the same, but another event time. late:
-sent more than `out_of_orderness` + `allowed_lateness` after it happened. counted: all others. The first that applies holds.
-Neither the wall clock, the watermark, the chunk nor the attempt decides anything, so a reader may start anywhere once it has
-remembered the horizon before that place.
+dead_letter: no event (see `metrics.event`). duplicate: the nearest earlier event of its topic partition with the same
+id lies at most `dedup_horizon` offsets before it and has the same event time. id_conflict: the same, but another event
+time. late: sent more than `out_of_orderness` + `allowed_lateness` after it happened. counted: all others. The first
+that applies holds. Neither the wall clock, the watermark, the chunk nor the attempt decides anything, so a reader may
+start anywhere once it has remembered the horizon before that place.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Chunk:
 
     @property
     def exceptions(self) -> pl.DataFrame:
-        """A row per record not counted: topic_partition, offset, record_time, event_id, event_time, disposition, reason."""
+        """A row per record not counted: place, record_time, event_id, event_time, disposition and reason."""
         named = ["topic_partition", "offset", "record_time", "event_id", "event_time", "disposition"]
         events = self.events.filter(pl.col("disposition") != COUNTED).select(*named, reason=pl.col("disposition"))
         dead = self.dead_letters.select(

@@ -6,7 +6,7 @@ Every record is judged alone: whether it is an event, and which, never depends o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Annotated, Any
 
 import msgspec
@@ -45,6 +45,7 @@ _TYPES: dict[str, Any] = {
     "bool": bool,
     "decimal": Decimal,
 }
+_WIDE = Context(prec=INTEGER_DIGITS + 40, Emax=10_000, Emin=-10_000)
 _TIME_SCALE = {"us": (1, 1_000), "ms": (1, 1), "s": (1_000, 1)}
 
 
@@ -62,8 +63,8 @@ class Decoded:
     """What a run of records holds.
 
     Attributes:
-        events: Rows in offset order: topic_partition, offset, record_time, event_id, event_time and, for each field of the
-            catalog, ``f_<field>``.
+        events: Rows in offset order: topic_partition, offset, record_time, event_id, event_time and, for each
+            field of the catalog, ``f_<field>``.
         dead_letters: Rows in offset order: topic_partition, offset, record_time, reason, detail.
     """
 
@@ -273,6 +274,6 @@ def _exact_text(value: Decimal, scale: int) -> str | None:
     """The value in plain digits, or None where it does not fit the field without rounding."""
     if not value.is_finite() or (value and value.adjusted() >= INTEGER_DIGITS):
         return None
-    if value.normalize().as_tuple().exponent < -scale:  # type: ignore[operator] - finite, so an integer
+    if value != value.quantize(Decimal(1).scaleb(-scale), context=_WIDE):
         return None
     return f"{value:.{scale}f}"

@@ -1,7 +1,7 @@
 """Conditions over an event's fields: a small SQL subset, parsed once, checked against the schema, compiled to polars.
 
-Allowed are fields, string, number and boolean literals, ``= <> < <= > >=``, ``IN (literals)``, ``IS [NOT] NULL``, ``AND``,
-``OR``, ``NOT`` and parentheses. NULL behaves as in SQL, and a condition that is NULL does not hold.
+Allowed are fields, string, number and boolean literals, ``= <> < <= > >=``, ``IN (literals)``, ``IS [NOT] NULL``,
+``AND``, ``OR``, ``NOT`` and parentheses. NULL behaves as in SQL, and a condition that is NULL does not hold.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from sqlglot.errors import SqlglotError
 
 Literal = str | int | Decimal | bool
 
-_COMPARISONS: dict[type[sql.Expression], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
+_COMPARISONS: dict[type[sql.Expr], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     sql.EQ: lambda a, b: a == b,
     sql.NEQ: lambda a, b: a != b,
     sql.LT: lambda a, b: a < b,
@@ -38,9 +38,9 @@ class Condition:
 
     def __init__(self, text: str, types: Mapping[str, str]) -> None:
         try:
-            self._tree = sqlglot.parse_one(text, into=sql.Condition)
+            self._tree: sql.Expr = sqlglot.parse_one(text)
         except SqlglotError as error:
-            msg = f"`{text}` is not a condition that parses: {str(error).splitlines()[0]}"
+            msg = f"`{text}` is not a condition that parses. write it as in SQL, for example event_type = 'purchase'"
             raise ValueError(msg) from error
         self._types = types
         self.expression = self._compile(self._tree).fill_null(value=False)
@@ -55,7 +55,7 @@ class Condition:
         """The fields that the condition names."""
         return frozenset(column.name for column in self._tree.find_all(sql.Column))
 
-    def _compile(self, node: sql.Expression) -> pl.Expr:  # noqa: PLR0911 - one return for each form
+    def _compile(self, node: sql.Expr) -> pl.Expr:  # noqa: PLR0911 - one return for each form
         match node:
             case sql.Paren():
                 return self._compile(node.this)
@@ -91,11 +91,11 @@ class Condition:
             return compare(self._column(node.left), self._literal(node.right, node.left))
         return compare(self._literal(node.left, node.right), self._column(node.right))
 
-    def _column(self, node: sql.Expression) -> pl.Expr:
+    def _column(self, node: sql.Expr) -> pl.Expr:
         self._kind(node)
         return pl.col(f"f_{node.name}")
 
-    def _kind(self, node: sql.Expression) -> type:
+    def _kind(self, node: sql.Expr) -> type:
         if not isinstance(node, sql.Column) or node.table:
             msg = f"`{node.sql()}` must be a field"
             raise ValueError(msg)
@@ -104,7 +104,7 @@ class Condition:
             raise ValueError(msg)
         return _KINDS[self._types[node.name]]
 
-    def _literal(self, node: sql.Expression, field: sql.Expression) -> pl.Expr:
+    def _literal(self, node: sql.Expr, field: sql.Expr) -> pl.Expr:
         kind = self._kind(field)
         value: Literal
         if isinstance(node, sql.Literal) and node.is_string:

@@ -65,8 +65,8 @@ def partial_states(group: Group, events: pl.DataFrame) -> pl.DataFrame:
     """Folds events, one row per slice and dimensions that any metric selects.
 
     Returns:
-        slice_start (Int64, ms), the dimensions (String), and for each metric ``<metric>.events`` (UInt64, events folded) and
-        ``<metric>.<state column>``, null where the metric selected no event.
+        slice_start (Int64, ms), the dimensions (String), and for each metric ``<metric>.events`` (UInt64, events
+        folded) and ``<metric>.<state column>``, null where the metric selected no event.
     """
     result: pl.DataFrame | None = None
     for metric in group.metrics:
@@ -98,7 +98,7 @@ def state_schema(group: Group) -> dict[str, pl.DataType]:
 
 
 def merge_states(group: Group, states: pl.DataFrame) -> pl.DataFrame:
-    """Merges states to one row per slice and dimensions; the order of rows does not matter, and the result is sorted."""
+    """Merges states to one sorted row per slice and dimensions, whatever the order of the rows."""
     result = states.select(group.keys).unique().sort(group.keys)
     for metric in group.metrics:
         events = f"{metric.name}.events"

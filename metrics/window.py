@@ -15,7 +15,7 @@ LARGEST_SLICE = timedelta(hours=1)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
-_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+_DURATION = re.compile(r"(-?\d+)(ms|s|m|h|d)")
 
 
 def parse_duration(text: str) -> timedelta:
