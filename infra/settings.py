@@ -61,7 +61,11 @@ class Settings(BaseSettings):
     spark_heap: str = Field(default="2g", pattern=r"^\d+[mg]$")
     spark_master: str = Field(default="local[2]")
 
-    kafka_retention_hours: int = Field(default=24 * 30, ge=1, description="of the local broker")
+    kafka_retention_hours: int = Field(
+        default=-1,
+        ge=-1,
+        description="of the local broker, by record timestamp; -1 keeps all, so history can be loaded",
+    )
     database_prefix: str = Field(default="", description="put before every ClickHouse database name")
     start_timeout_s: float = Field(default=120.0, gt=0, description="a service not ready after this has failed")
 
