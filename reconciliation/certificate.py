@@ -13,6 +13,8 @@ from enum import StrEnum
 
 from reconciliation.evidence import LedgerBlock, Manifest, OffsetRange, Progress
 
+_BEHIND = "the speed layer has not published all that the run read"
+
 
 class Verdict(StrEnum):
     """What the comparison with the expected states says of the speed layer."""
@@ -53,11 +55,13 @@ class Counts:
         metric: the unfiltered count metric whose rows were added up; None when the catalog has none.
         exact_events: sum of its exact values, per grain.
         expected_events: events in its expected speed states.
+        published_events: events in the speed layer's published rows.
     """
 
     metric: str | None = None
     exact_events: tuple[tuple[str, int], ...] = ()
     expected_events: int = 0
+    published_events: int = 0
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,25 @@ def ledgers_agree(manifest: Manifest, speed: Iterable[LedgerBlock], progress: Pr
     return _check("ledgers_agree", faults, f"{compared} events counted by both layers", certifies=False)
 
 
+def published_agrees(manifest: Manifest, counts: Counts, *, closed: bool) -> Check:
+    """The published rows of an unfiltered count hold the events that batch disposed as counted. Reported only.
+
+    Args:
+        manifest: of the published run.
+        counts: second counts from the rows.
+        closed: whether the speed layer has published all that the run read.
+    """
+    if counts.metric is None or not closed:
+        missing = "the catalog has no count metric without a `where`" if counts.metric is None else _BEHIND
+        return Check("published_agrees", Outcome.NOT_CHECKED, missing, certifies=False)
+    counted = manifest.disposed("counted")
+    faults = []
+    if counts.published_events != counted:
+        faults.append(f"`{counts.metric}` publishes {counts.published_events}, batch counted {counted}")
+    detail = f"`{counts.metric}`: {counted} events published and counted by batch"
+    return _check("published_agrees", faults, detail, certifies=False)
+
+
 def exceptions_agree(only_batch: int, only_speed: int, both: int, *, closed: bool) -> Check:
     """Both layers left out the same records for the same reason of disposition. Reported; certifies nothing.
 
@@ -241,8 +264,7 @@ def exceptions_agree(only_batch: int, only_speed: int, both: int, *, closed: boo
         closed: whether the speed layer has published all that the run read.
     """
     if not closed:
-        detail = "the speed layer has not read all that the run read"
-        return Check("exceptions_agree", Outcome.NOT_CHECKED, detail, certifies=False)
+        return Check("exceptions_agree", Outcome.NOT_CHECKED, _BEHIND, certifies=False)
     faults = []
     if only_batch:
         faults.append(f"{only_batch} known to batch alone")

@@ -1,0 +1,290 @@
+"""Fills a source's tables by hand, from a log whose every record is known: what both layers would have written."""
+
+import json
+import random
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from infra.catalog_file import load_catalog
+from infra.clickhouse import insert_frame
+from metrics.disposition import PartitionReader
+from metrics.fold import groups, merge_states, metric_rows, partial_states
+from metrics.reference import Record, answer
+from metrics.window import Window, from_epoch_ms, to_epoch_ms
+from serving.schema import tables
+
+DAY = date(2026, 3, 1)
+CATALOG = """
+source: {source}
+topic: events.{source}
+format: json
+event_id: id
+event_time: {{field: ts, unit: ms}}
+key: user_id
+out_of_orderness: 10s
+allowed_lateness: 1h
+dedup_horizon: 1000
+topic_partitions: 2
+fields:
+  event_type: string
+  user_id: string
+  country: {{type: string, default: unknown}}
+  amount: {{type: decimal, scale: 2}}
+metrics:
+  events: {{agg: count, window: [tumbling 1m, tumbling 1d]}}
+  revenue: {{agg: sum(amount), where: event_type = 'purchase', by: [country], window: [tumbling 5m, tumbling 1h]}}
+  visitors: {{agg: distinct(user_id), window: [tumbling 5m, tumbling 1d]}}
+"""
+MINUTE = 60_000
+
+
+def body(number, moment, **changes):
+    """An event as JSON; everything follows from its number."""
+    shown = {
+        "id": f"e{number}",
+        "ts": moment,
+        "event_type": "purchase" if number % 3 == 0 else "view",
+        "user_id": f"u{number * 7919 % 997}",
+        "country": ("DE", "FR", "PT")[number % 3 if number % 9 else number % 2],
+        "amount": f"{number % 90 + 1}.{number % 100:02d}",
+    }
+    return json.dumps(shown | changes).encode()
+
+
+def make_log(seed=1, events=1200, day=DAY, late=5, duplicates=4, conflicts=2, dead=3):
+    """Records of one day in two topic partitions, with known numbers of each disposition."""
+    rng = random.Random(seed)
+    start = to_epoch_ms(Window.of_day(day).start)
+    offsets = [0, 0]
+    records = []
+
+    def write(topic_partition, record_time, value):
+        records.append(Record(topic_partition, offsets[topic_partition], record_time, value))
+        offsets[topic_partition] += 1
+
+    weights = [(1 + 3 * abs((hour + 4) % 24 - 12) / 12) for hour in range(24)]
+    hours = rng.choices(range(24), weights, k=events)
+    moments = sorted(start + hour * 60 * MINUTE + rng.randrange(60 * MINUTE) for hour in hours)
+    special = rng.sample(range(events // 4, events), late + duplicates + conflicts + dead)
+    kinds = dict(zip(special, ["late"] * late + ["dup"] * duplicates + ["conflict"] * conflicts + ["dead"] * dead,
+                     strict=True))  # fmt: skip
+    for number, moment in enumerate(moments):
+        where = number % 2
+        write(where, moment, body(number, moment))
+        match kinds.get(number):
+            case "late":
+                write(where, moment, body(number + 1_000_000, moment - 120 * MINUTE))
+            case "dup":
+                write(where, moment, body(number, moment))
+            case "conflict":
+                write(where, moment, body(number, moment - 1000))
+            case "dead":
+                write(where, moment, b"{not json" if number % 2 else b'{"id": 7}')
+    return records
+
+
+class Seed:
+    """One source whose tables hold what a log gives; each part is written by its own call."""
+
+    def __init__(self, client, settings, source, folder: Path, catalog_text=CATALOG):
+        text = catalog_text.format(source=source)
+        path = folder / f"{source}.yaml"
+        path.write_text(text)
+        self.tree = yaml.safe_load(text)
+        self.catalog = load_catalog(path)
+        self.client = client
+        self.database = settings.database(source)
+        client.command(f"CREATE DATABASE IF NOT EXISTS {self.database}")
+        for table in tables(self.catalog):
+            client.command(table.create(self.database))
+
+    def read(self, records):
+        """Chunks of all topic partitions, and the ranges that a run over the whole log records."""
+        chunks, ranges = [], []
+        for number in range(self.catalog.topic_partitions):
+            own = [record for record in records if record.topic_partition == number]
+            reader = PartitionReader(self.catalog)
+            chunk = reader.read(
+                number,
+                [record.offset for record in own],
+                [record.record_time for record in own],
+                [record.value for record in own],
+            )
+            chunks.append(chunk)
+            ranges.append(
+                {"topic_partition": number, "start": 0, "end": len(own), "log_begin": 0, "log_end": len(own)}
+                | {"records": len(own)}
+                | {name: chunk.ledger[name].sum() for name in _DISPOSITIONS}
+            )
+        return chunks, ranges
+
+    def speed(self, records, upto=None, change=None):
+        """What the speed layer publishes after reading each topic partition up to an offset (default: all)."""
+        seen = [record for record in records if upto is None or record.offset < upto]
+        chunks, ranges = self.read(seen)
+        for metric, rows in self._states(chunks):
+            changed = change(metric, rows) if change else rows
+            self._insert(
+                f"speed_{metric}",
+                _with_time(changed).with_columns(
+                    metric_version=pl.lit(self.catalog.metric(metric).metric_version), pane=pl.lit("early")
+                ),
+            )
+        topic = pl.lit(self.catalog.topic)
+        for chunk, read in zip(chunks, ranges, strict=True):
+            self._insert("ledger", chunk.ledger.with_columns(topic=topic))
+            self._insert("exceptions", _exceptions(chunk.exceptions).with_columns(topic=topic))
+            times = [record.record_time for record in seen] or [0]
+            self._insert(
+                "watermarks",
+                pl.DataFrame(
+                    {
+                        "topic": [self.catalog.topic],
+                        "topic_partition": [read["topic_partition"]],
+                        "watermark": [from_epoch_ms(max(times)) - self.catalog.out_of_orderness],
+                        "next_offset": [read["end"]],
+                    },
+                    schema_overrides={"topic_partition": pl.Int32, "watermark": pl.Datetime("ms", "UTC")},
+                ),
+            )
+
+    def batch(self, records, run_id="run-1", day=DAY, publish=True, **manifest):
+        """What a batch run of one day writes; `manifest` overrides what it records of itself."""
+        chunks, ranges = self.read(records)
+        start = to_epoch_ms(Window.of_day(day).start)
+        end = to_epoch_ms(Window.of_day(day).end)
+        run = {"run_id": pl.lit(run_id), "partition": pl.lit(day)}
+        for metric, rows in self._states(chunks):
+            own = rows.filter(pl.col("slice_start").is_between(start, end, closed="left"))
+            version = pl.lit(self.catalog.metric(metric).metric_version)
+            self._insert(f"expected_{metric}", _with_time(own).with_columns(**run, metric_version=version))
+        everything = answer(self.tree, records)
+        disposed = everything.dispositions
+        kept = {
+            name: [record for record in records if disposed[record.topic_partition, record.offset] in allowed]
+            for name, allowed in {"counted": {"counted"}, "with_late": {"counted", "late"}}.items()
+        }
+        counted = answer(self.tree, kept["counted"]).exact
+        with_late = answer(self.tree, kept["with_late"]).exact
+        for metric in self.catalog.metrics:
+            for window in metric.windows:
+                rows = [
+                    {
+                        "window_start": from_epoch_ms(key[2]),
+                        "window_end": from_epoch_ms(key[2]) + window.size,
+                        **dict(zip(metric.by, key[3], strict=True)),
+                        "events": cell.events,
+                        "value": cell.value,
+                        "value_with_late": with_late[key].value if key in with_late else 0,
+                        "value_counted": counted[key].value if key in counted else 0,
+                    }
+                    for key, cell in everything.exact.items()
+                    if key[:2] == (metric.name, window.grain) and start <= key[2] < end
+                ]
+                if not rows:
+                    continue
+                value = metric.agg.value_type
+                kind = pl.Decimal(38, 2) if value.startswith("Decimal") else pl.UInt64()
+                values = ("value", "value_with_late", "value_counted")
+                frame = pl.DataFrame(rows, schema_overrides={"events": pl.UInt64} | dict.fromkeys(values, kind))
+                frame = frame.with_columns(pl.col("window_start", "window_end").cast(pl.Datetime("ms", "UTC")), **run)
+                self._insert(
+                    f"batch_{metric.name}",
+                    frame.with_columns(metric_version=pl.lit(metric.metric_version), grain=pl.lit(window.grain)),
+                )
+        exceptions = pl.concat([chunk.exceptions for chunk in chunks])
+        of_day = pl.coalesce("event_time", "record_time").is_between(start, end, closed="left")
+        self._insert(
+            "batch_exceptions",
+            _exceptions(exceptions.filter(of_day)).with_columns(topic=pl.lit(self.catalog.topic), **run),
+        )
+        own_events = pl.concat([chunk.events for chunk in chunks]).filter(
+            pl.col("event_time").is_between(start, end, closed="left")
+        )
+        dead = pl.concat([chunk.dead_letters for chunk in chunks])
+        dispositions = {name: own_events.filter(pl.col("disposition") == name).height for name in _DISPOSITIONS}
+        dispositions["dead_letter"] = dead.filter(pl.col("record_time").is_between(start, end, closed="left")).height
+        counting = self.catalog.metric("events")
+        events = sum(
+            cell.events
+            for key, cell in everything.exact.items()
+            if key[:2] == ("events", counting.grains[0]) and start <= key[2] < end
+        )
+        told = {
+            "run_id": run_id,
+            "source": self.catalog.source,
+            "topic": self.catalog.topic,
+            "partition": day.isoformat(),
+            "catalog_version": self.catalog.version,
+            "ranges": ranges,
+            "dispositions": dispositions,
+            "events": events,
+            "outside": 0,
+            "wall_seconds": 1.5,
+            "code_version": "0.1.0",
+        } | manifest
+        versions = [metric.metric_version for metric in self.catalog.metrics]
+        self._insert(
+            "batch_runs",
+            pl.DataFrame(
+                {
+                    "run_id": [run_id],
+                    "partition": [day],
+                    "catalog_version": [self.catalog.version],
+                    "metric_versions": [versions],
+                    "manifest": [json.dumps(told)],
+                    "status": ["complete"],
+                    "events": [events],
+                },
+                schema_overrides={"events": pl.UInt64},
+            ),
+        )
+        if publish:
+            self.publish(run_id, day)
+        return told
+
+    def publish(self, run_id, day=DAY, versions=None):
+        self._insert(
+            "publications",
+            pl.DataFrame(
+                {
+                    "partition": [day],
+                    "run_id": [run_id],
+                    "metric_versions": [versions or [metric.metric_version for metric in self.catalog.metrics]],
+                    "published_at": [datetime.now(UTC)],
+                },
+                schema_overrides={"published_at": pl.Datetime("us", "UTC")},
+            ),
+        )
+
+    def certificates(self):
+        return self.client.query(f"SELECT count() FROM {self.database}.certificates").result_rows[0][0]
+
+    def _states(self, chunks):
+        for group in groups(self.catalog):
+            parts = [partial_states(group, chunk.counted) for chunk in chunks]
+            merged = merge_states(group, pl.concat(parts))
+            for metric in group.metrics:
+                yield metric.name, metric_rows(group, metric, merged)
+
+    def _insert(self, table, frame):
+        insert_frame(self.client, f"{self.database}.{table}", frame)
+
+
+_DISPOSITIONS = ("counted", "late", "duplicate", "id_conflict", "dead_letter")
+
+
+def _with_time(rows):
+    return rows.with_columns(
+        pl.from_epoch("slice_start", time_unit="ms").dt.cast_time_unit("ms").dt.replace_time_zone("UTC")
+    )
+
+
+def _exceptions(frame):
+    return frame.with_columns(
+        pl.from_epoch(name, time_unit="ms").dt.cast_time_unit("ms").dt.replace_time_zone("UTC").alias(name)
+        for name in ("record_time", "event_time")
+    )
