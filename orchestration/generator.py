@@ -247,7 +247,7 @@ def generate(
     begun = clock()
     now = round(begun * 1000) if options.now is None else round(options.now.timestamp() * 1000)
     generation = Generation(catalog, options, now)
-    ensure_event_topic(settings, catalog.topic, catalog.topic_partitions)
+    ensure_event_topic(settings, catalog.topic, catalog.topic_partitions, generation.floor)
     with LogWriter(settings, catalog.topic, clock) as writer:
         for records in generation.history():
             told = _told(progress, "history", options.events)
@@ -282,7 +282,10 @@ def _check_catalog(catalog: Catalog) -> None:
             f"`{catalog.source}` needs `{missing[0]}`. use the demo's catalog, or `lockstep ingest` for your own events"
         )
         raise TrafficError(message)
-    same = {"event_id": (catalog.event_id, "event_id"), "event_time": (catalog.event_time_field, "ts")}
+    same: dict[str, tuple[str | None, str]] = {
+        "event_id": (catalog.event_id, "event_id"),
+        "event_time": (catalog.event_time_field, "ts"),
+    }
     same |= {"unit": (catalog.event_time_unit, "ms"), "key": (catalog.key, "user_id")}
     for name, (got, expected) in same.items():
         if got != expected:

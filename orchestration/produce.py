@@ -6,18 +6,20 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
+from infra.kafka import admin, ensure_topics, producer
 from infra.settings import Settings
 
 LARGEST_MESSAGE_BYTES = 4_000_000
 CHECK_EVERY = 1_000  # records between two looks at the acknowledgements
 _ADMIN_TIMEOUT_S = 60
-_QUEUE_MESSAGES = 400_000
 _LONGEST_NAP_S = 0.2
+
+Clock = Callable[[], float]
 
 Placed = Callable[[int, int], None]
 """Called with the topic partition and the offset that a record got."""
@@ -90,26 +92,21 @@ class LogWriter:
 
     settings: Settings
     topic: str
-    clock: Callable[[], float] = time.time
+    clock: Clock = time.time
     sent: int = field(default=0, init=False)
     acknowledged: int = field(default=0, init=False)
     _failed: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._producer = Producer(
+        self._producer = producer(
+            self.settings,
             {
-                "bootstrap.servers": self.settings.bootstrap,
-                "enable.idempotence": True,
-                "acks": "all",
-                "partitioner": "murmur2_random",  # the Java client's: every client puts a key where this one does
-                "compression.type": "lz4",
                 "linger.ms": 20,
                 "batch.size": 500_000,
                 "message.max.bytes": LARGEST_MESSAGE_BYTES,
-                "queue.buffering.max.messages": _QUEUE_MESSAGES,
                 "queue.buffering.max.kbytes": 512_000,
-                "message.timeout.ms": 300_000,  # a broker that is away for a while loses nothing
-            }
+                "delivery.timeout.ms": 600_000,  # a broker that is away for a while loses nothing
+            },
         )
 
     def __enter__(self) -> LogWriter:
@@ -192,46 +189,40 @@ class LogWriter:
             raise ProduceError(_reason(self.topic, self._failed))
 
 
-def ensure_event_topic(settings: Settings, topic: str, partitions: int) -> int:
-    """Create the topic of events if it is missing; returns its number of partitions.
+def ensure_event_topic(settings: Settings, topic: str, partitions: int, oldest: int, clock: Clock = time.time) -> None:
+    """Make sure that the topic of events exists and keeps records as old as `oldest` (ms).
 
-    Nothing in it ever expires by age: record timestamps are the events' own, and history would be deleted at once.
+    Record timestamps are the events' own, so a broker that deletes by age would delete history as soon as it is
+    written. A topic of the local broker is set to keep everything; that of another broker is left as it is.
 
     Raises:
-        ProduceError: the broker cannot be reached, or refuses.
+        ProduceError: a broker of one's own would delete the records at once.
+        TopicError: the topic has too few partitions.
+        KafkaUnavailableError: no broker answers.
     """
-    admin = AdminClient({"bootstrap.servers": settings.bootstrap, "socket.timeout.ms": 10_000})
-    new = NewTopic(
-        topic,
-        num_partitions=partitions,
-        config={
-            "retention.ms": "-1",
-            "message.timestamp.type": "CreateTime",
-            "max.message.bytes": str(LARGEST_MESSAGE_BYTES),
-        },
-    )
-    try:
-        admin.create_topics([new], operation_timeout=_ADMIN_TIMEOUT_S)[topic].result(_ADMIN_TIMEOUT_S)
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            message = (
-                f"topic `{topic}` must exist; got `{error.args[0].str()}` from `{settings.bootstrap}`. "
-                "start the stack with `lockstep up`, or set LOCKSTEP_KAFKA_BOOTSTRAP"
-            )
-            raise ProduceError(message) from error
-    return _partitions(admin, topic)
-
-
-def _partitions(admin: AdminClient, topic: str) -> int:
-    deadline = time.monotonic() + _ADMIN_TIMEOUT_S
-    while True:
-        found: Any = admin.list_topics(topic, timeout=_ADMIN_TIMEOUT_S).topics[topic]
-        if found.error is None and found.partitions:
-            return len(found.partitions)
-        if time.monotonic() > deadline:
-            message = f"topic `{topic}` must answer within {_ADMIN_TIMEOUT_S} s; got {found.error}"
-            raise ProduceError(message)
-        time.sleep(0.1)
+    config = {
+        "retention.ms": "-1",
+        "message.timestamp.type": "CreateTime",
+        "max.message.bytes": str(LARGEST_MESSAGE_BYTES),
+    }
+    if topic in ensure_topics(settings, {topic: partitions}, config):
+        return
+    client = admin(settings)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    found = client.describe_configs([resource])[resource].result(_ADMIN_TIMEOUT_S)
+    retention = int(found["retention.ms"].value)
+    if retention < 0:
+        return
+    if settings.kafka_bootstrap is None:
+        keep = ConfigEntry("retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+        resource.add_incremental_config(keep)
+        client.incremental_alter_configs([resource])[resource].result(_ADMIN_TIMEOUT_S)
+    elif oldest < clock() * 1000 - retention:
+        message = (
+            f"topic `{topic}` must keep records as old as the oldest event; its `retention.ms` is {retention}: they "
+            "would be deleted at once. set it to -1"
+        )
+        raise ProduceError(message)
 
 
 def _reason(topic: str, failed: dict[str, int]) -> str:

@@ -143,4 +143,5 @@ def _daily_rhythm(rng: np.random.Generator, start: int, end: int, count: int) ->
     grid = np.linspace(start, end, 512)
     density = 1.0 + 0.6 * np.sin(2 * np.pi * (grid / DAY_MS - 0.5))
     share = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return np.interp(rng.random(count) * share[-1], share, grid).astype(np.int64)
+    times: Ints = np.interp(rng.random(count) * share[-1], share, grid).astype(np.int64)
+    return times
