@@ -1,0 +1,88 @@
+"""Real engines for tests: started when a test first asks for one, on free ports, stopped when the session ends.
+
+`kafka`, `clickhouse` and `flink` start that one service (or group) and give the `Settings` that reach it; `stack` starts
+all. All share the session's `settings` and so may be combined. What is started dies with the pytest process, however
+that ends. Tests keep apart by names: use `unique` for topics and sources.
+"""
+
+import os
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from infra.processes import is_free
+from infra.service import Service
+from infra.services import clickhouse_services, flink_services, kafka_services
+from infra.settings import Settings
+from infra.stack import down, up
+
+HOST = "127.0.0.1"
+# Below the range from which the kernel takes ports of outgoing connections, so that nothing takes them meanwhile.
+_PORTS = range(12_000, 31_000)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now, all different."""
+    found: list[int] = []
+    candidates = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    while len(found) < count:
+        port = candidates.pop()
+        if is_free(HOST, port):
+            found.append(port)
+    return found
+
+
+def fresh_settings(data_dir: Path, **changes: object) -> Settings:
+    """Settings with a data directory and free ports of their own, whatever the environment says."""
+    fields = [name for name in Settings.model_fields if name.endswith("_port")]
+    ports = dict(zip(fields, free_ports(len(fields)), strict=True))
+    elsewhere = {"kafka_bootstrap": None, "clickhouse_url": None, "database_prefix": ""}
+    return Settings(**{"data_dir": data_dir, "host": HOST, **ports, **elsewhere, **changes})
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of this session's stack; nothing runs yet. Whatever fixtures start is stopped at the end."""
+    fresh = fresh_settings(tmp_path_factory.mktemp("lockstep"))
+    try:
+        yield fresh
+    finally:
+        down(fresh)
+
+
+@pytest.fixture(scope="session")
+def kafka(settings: Settings) -> Settings:
+    """A Kafka broker is up."""
+    return _started(settings, kafka_services(settings))
+
+
+@pytest.fixture(scope="session")
+def clickhouse(settings: Settings) -> Settings:
+    """ClickHouse is up."""
+    return _started(settings, clickhouse_services(settings))
+
+
+@pytest.fixture(scope="session")
+def flink(settings: Settings) -> Settings:
+    """The Beam job server with Flink, its expansion service and the worker pool are up."""
+    return _started(settings, flink_services(settings))
+
+
+@pytest.fixture(scope="session")
+def stack(kafka: Settings, clickhouse: Settings, flink: Settings) -> Settings:
+    """Kafka, ClickHouse and Flink are up."""
+    return flink
+
+
+@pytest.fixture
+def unique() -> str:
+    """A short name that no other test has; usable as a topic, a source, a database, a table."""
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+def _started(settings: Settings, services: Sequence[Service]) -> Settings:
+    up(settings, services, owner_pid=os.getpid())
+    return settings
