@@ -1,0 +1,114 @@
+"""The Spark job: one read of the offsets of a plan, from which everything of a run is computed."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyspark
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
+
+from batch_layer.manifest import Plan
+from batch_layer.rows import RECORDS, Pass, ddl, row_schema
+from infra import jars
+from infra.settings import Settings
+from metrics.catalog import Catalog
+
+ROWS_PER_BATCH = 20_000
+"""Records that a pass decodes together."""
+
+_OPTIONS = {
+    # Times are Kafka's; no session's zone may shift them.
+    "spark.sql.session.timeZone": "UTC",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": str(ROWS_PER_BATCH),
+    # Small results end in few tasks, hence few inserts and few parts.
+    "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+    "spark.sql.adaptive.advisoryPartitionSizeInBytes": "32m",
+    # A value that does not fit is an error, never NULL.
+    "spark.sql.ansi.enabled": "true",
+    "spark.python.worker.reuse": "true",
+}
+
+_LOGGING = """\
+rootLogger.level = error
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{yyyy-MM-dd'T'HH:mm:ss'Z'}{UTC} %p %c{1}: %m%n%ex
+"""
+
+
+@contextmanager
+def spark_session(settings: Settings) -> Iterator[SparkSession]:
+    """A session as the settings say, with Kafka's source; stopped at the end, and its Java process with it."""
+    scratch = settings.data_dir.absolute() / "spark"
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    if settings.java_home is not None:
+        os.environ["JAVA_HOME"] = str(settings.java_home)
+    # Spark would look its own address up, and say so.
+    os.environ["SPARK_LOCAL_IP"] = settings.host
+    logging = scratch / "log4j2.properties"
+    logging.write_text(_LOGGING)
+    builder = SparkSession.builder.appName("lockstep-batch").master(settings.spark_master)
+    options = _OPTIONS | {
+        "spark.jars": ",".join(map(str, _kafka_jars(settings))),
+        "spark.driver.memory": settings.spark_heap,
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging.as_uri()}",
+        "spark.driver.host": settings.host,
+        "spark.driver.bindAddress": settings.host,
+        "spark.local.dir": str(scratch),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        # Several tasks per core even out groups of unlike size; adaptive execution joins small ones.
+        "spark.sql.shuffle.partitions": "8",
+    }
+    for name, value in options.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def read_rows(session: SparkSession, settings: Settings, catalog: Catalog, plan: Plan) -> DataFrame:
+    """The rows of one pass over the plan's offsets; see `batch_layer.rows`.
+
+    One Spark partition is one topic partition in offset order: `minPartitions` would split it, and dispositions depend
+    on the order.
+    """
+    starts = {str(r.topic_partition): r.remember_from for r in plan.ranges}
+    ends = {str(r.topic_partition): r.end for r in plan.ranges}
+    records = (
+        session.read.format("kafka")
+        .option("kafka.bootstrap.servers", settings.bootstrap)
+        .option("assign", json.dumps({catalog.topic: sorted(int(number) for number in starts)}))
+        .option("startingOffsets", json.dumps({catalog.topic: starts}))
+        .option("endingOffsets", json.dumps({catalog.topic: ends}))
+        # A record that expires while the run reads must fail it.
+        .option("failOnDataLoss", "true")
+        .option("kafka.isolation.level", "read_committed")
+        .option("kafka.max.poll.records", "10000")
+        .load()
+        .select("partition", "offset", F.unix_millis("timestamp").alias("record_time"), "value")
+    )
+    assert records.columns == list(RECORDS)
+    return records.mapInArrow(Pass(catalog, plan.ranges, plan.days), ddl(row_schema(catalog)))
+
+
+def _kafka_jars(settings: Settings) -> list[Path]:
+    """The jars of Kafka's source without those that Spark itself brings, be it in another version."""
+    own = {_artifact(path) for path in (Path(pyspark.__file__).parent / "jars").glob("*.jar")}
+    return [path for path in jars.resolve("spark", settings) if _artifact(path) not in own]
+
+
+def _artifact(jar: Path) -> str:
+    """`spark-tags_2.13-4.0.0.jar` -> `spark-tags_2.13`."""
+    return jar.stem.rsplit("-", 1)[0]

@@ -1,0 +1,184 @@
+"""The plan of a batch run: which offsets of the log its days need, and when a day must be refused.
+
+An event is at most `FURTHEST_AHEAD_MS` ahead of its record's timestamp, so every event of a day lies at or after the
+first record sent that long before the day began. Copies have the same event time, hence the same day: the exact values
+of a day need nothing older. Late events may lie anywhere after, so a run reads to the end of the log as it was when the
+run began. The `dedup_horizon` offsets before its range are read too, to be remembered only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from metrics.catalog import Catalog
+from metrics.event import FURTHEST_AHEAD_MS
+from metrics.window import DAY_MS, Window, format_duration, from_epoch_ms, milliseconds, to_epoch_ms
+
+
+class DayRefusedError(Exception):
+    """A day that cannot be computed from the log as it is; the text says why and the way out."""
+
+
+class ExpiredError(DayRefusedError):
+    """Records that may hold events of the day have expired from the log."""
+
+
+class OpenDayError(DayRefusedError):
+    """Events of the day that are not late may still come."""
+
+
+@dataclass(frozen=True)
+class LogPartition:
+    """One topic partition as a run found it.
+
+    Attributes:
+        topic_partition: Its number.
+        begin: The first offset that the log still has.
+        end: The end of what is committed, exclusive.
+        first_time: Timestamp of the first record the log still has (ms), None where there is none.
+        start: The first offset whose record may hold an event of the days asked for; `end` where there is none.
+    """
+
+    topic_partition: int
+    begin: int
+    end: int
+    first_time: int | None
+    start: int
+
+
+@dataclass(frozen=True)
+class LogState:
+    """A topic as a run found it; `greatest_time` is the greatest record timestamp (ms), None in an empty log."""
+
+    partitions: tuple[LogPartition, ...]
+    greatest_time: int | None
+
+
+@dataclass(frozen=True)
+class ReadRange:
+    """Offsets of one topic partition: ``[remember_from, start)`` are remembered, ``[start, end)`` are read."""
+
+    topic_partition: int
+    remember_from: int
+    start: int
+    end: int
+    log_begin: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to read."""
+        return self.start >= self.end
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run reads for its days; `days` ascend and each stands once."""
+
+    days: tuple[date, ...]
+    ranges: tuple[ReadRange, ...]
+
+    def lines(self, catalog: Catalog) -> list[str]:
+        """The plan in words, a line per fact."""
+        metrics = ", ".join(metric.name for metric in catalog.metrics)
+        return [
+            f"days: {', '.join(map(str, self.days))}",
+            f"metrics: {metrics} (catalog version {catalog.version})",
+            *(
+                f"{catalog.topic}[{r.topic_partition}]: read offsets {r.start} to {r.end} (end exclusive), "
+                f"remember from {r.remember_from}; the log begins at {r.log_begin}"
+                for r in self.ranges
+            ),
+        ]
+
+
+def earliest_record_time(days: Sequence[date]) -> int:
+    """The timestamp (ms) before which no record can hold an event of these days."""
+    return _day_start(min(days)) - FURTHEST_AHEAD_MS
+
+
+def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: bool = False) -> Plan:
+    """The offsets that the days need; `allow_open` accepts days that are not over.
+
+    Raises:
+        ExpiredError: Records that may belong to one of the days are no longer in the log.
+        OpenDayError: The watermark has not passed the end of a day and the lateness.
+        ValueError: No day is asked for.
+    """
+    if not days:
+        msg = "a batch run has at least one day; got none. name a first and a last day"
+        raise ValueError(msg)
+    ordered = tuple(sorted(set(days)))
+    _refuse_expired(catalog, ordered, log)
+    if not allow_open:
+        _refuse_open(catalog, ordered, log)
+    return Plan(
+        ordered,
+        tuple(
+            ReadRange(p.topic_partition, max(p.begin, p.start - catalog.dedup_horizon), p.start, p.end, p.begin)
+            for p in log.partitions
+        ),
+    )
+
+
+def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> None:
+    needed = earliest_record_time(days)
+    expired = [p for p in log.partitions if p.begin > 0 and (p.first_time is None or p.first_time >= needed)]
+    if not expired:
+        return
+    way_out = "lengthen the topic's retention before more is lost"
+    if log.greatest_time is None or any(p.first_time is None for p in expired):
+        reach = "it holds no record any more in " + ", ".join(str(p.topic_partition) for p in expired)
+    else:
+        reaches_from = max(p.first_time for p in expired if p.first_time is not None)
+        first = _first_whole_day(reaches_from)
+        reach = f"it reaches from {_instant(reaches_from)} to {_instant(log.greatest_time)}"
+        last = _last_closed_day(catalog, log.greatest_time)
+        if first <= last:
+            way_out = f"choose days from {first} to {last}, or {way_out}"
+    listed = ", ".join(f"partition {p.topic_partition} begins at offset {p.begin}" for p in expired)
+    msg = (
+        f"offsets that day {days[0]} needs have expired from topic `{catalog.topic}`: a run needs every record from "
+        f"{_instant(needed)} on, but the log no longer has them; {reach} ({listed}). {way_out}"
+    )
+    raise ExpiredError(msg)
+
+
+def _refuse_open(catalog: Catalog, days: tuple[date, ...], log: LogState) -> None:
+    if log.greatest_time is None:
+        msg = (
+            f"day {days[0]} is not closed: topic `{catalog.topic}` is empty, so nothing shows that it is over. "
+            "send events, or choose another catalog with --catalog"
+        )
+        raise OpenDayError(msg)
+    last = _last_closed_day(catalog, log.greatest_time)
+    if days[-1] <= last:
+        return
+    first_open = next(day for day in days if day > last)
+    end = Window.of_day(first_open).end
+    msg = (
+        f"day {first_open} is not closed: the watermark must have passed {_instant(to_epoch_ms(end))} and the lateness "
+        f"of {format_duration(catalog.allowed_lateness)}; the log of topic `{catalog.topic}` reaches to "
+        f"{_instant(log.greatest_time)}, less `out_of_orderness` of {format_duration(catalog.out_of_orderness)}. "
+        f"choose days up to {last}, wait, or accept values that will change with --allow-open"
+    )
+    raise OpenDayError(msg)
+
+
+def _last_closed_day(catalog: Catalog, greatest_time: int) -> date:
+    """The last day whose end and lateness the watermark has passed."""
+    closed = greatest_time - milliseconds(catalog.out_of_orderness + catalog.allowed_lateness)
+    return from_epoch_ms(closed // DAY_MS * DAY_MS).date() - timedelta(days=1)
+
+
+def _first_whole_day(reaches_from: int) -> date:
+    """The first day of which no record can have been sent before this timestamp."""
+    return from_epoch_ms(-(-(reaches_from + FURTHEST_AHEAD_MS + 1) // DAY_MS) * DAY_MS).date()
+
+
+def _day_start(day: date) -> int:
+    return to_epoch_ms(Window.of_day(day).start)
+
+
+def _instant(moment: int) -> str:
+    text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z").replace(".000Z", "Z")

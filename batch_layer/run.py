@@ -1,0 +1,261 @@
+"""A batch run: plan, one Spark job for all days, check, publish."""
+
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from importlib.metadata import version
+
+import polars as pl
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
+
+from batch_layer import log
+from batch_layer.exact import events_of, exact_values
+from batch_layer.job import read_rows, spark_session
+from batch_layer.manifest import Plan, plan
+from batch_layer.publish import (
+    WRITTEN,
+    ExactFrames,
+    ExceptionFrames,
+    ExpectedFrames,
+    Frames,
+    Target,
+    Writer,
+    check_written,
+    publish,
+)
+from batch_layer.rows import DEAD, EVENT, STATES, TALLY, ddl, from_bytes
+from infra.clickhouse import connect, insert_frame
+from infra.settings import Settings
+from metrics.aggregation import SEMANTICS_VERSION
+from metrics.catalog import Catalog
+from metrics.disposition import COUNTED, DEAD_LETTER, DISPOSITIONS, ID_CONFLICT
+from serving import schema
+
+_WRITERS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class PartitionResult:
+    """One day of a run.
+
+    Attributes:
+        partition: The UTC day.
+        run_id: The run; the days of one run share it.
+        events: Well-formed events of the day, each once.
+        duplicates: Copies left out of `events`, wherever in the log they stood.
+        dead_letters: Records sent on that day that are no events.
+        published: Whether readers now see this run.
+    """
+
+    partition: date
+    run_id: str
+    events: int
+    duplicates: int
+    dead_letters: int
+    published: bool
+
+    def as_json(self) -> dict[str, str | int | bool]:
+        """The result as the command line prints it."""
+        return {
+            "partition": self.partition.isoformat(),
+            "run_id": self.run_id,
+            "events": self.events,
+            "duplicates": self.duplicates,
+            "dead_letters": self.dead_letters,
+            "published": self.published,
+        }
+
+
+@dataclass(frozen=True)
+class Day:
+    """Counts of one day: records per disposition, and `events`, those in the exact values."""
+
+    dispositions: dict[str, int]
+    events: int
+
+    @property
+    def copies(self) -> int:
+        """Well-formed events that repeat another."""
+        formed = sum(count for name, count in self.dispositions.items() if name not in {DEAD_LETTER, ID_CONFLICT})
+        return formed - self.events
+
+
+def new_run_id() -> str:
+    """A new name for a run; names sort by the time at which they were made."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
+
+
+def plan_days(settings: Settings, catalog: Catalog, days: Sequence[date], *, allow_open: bool = False) -> Plan:
+    """The plan of a run over these days of the log as it is now; see `batch_layer.manifest.plan` for its refusals."""
+    return plan(catalog, days, log.observe(settings, catalog.topic, days), allow_open=allow_open)
+
+
+def run(
+    settings: Settings,
+    catalog: Catalog,
+    days: Sequence[date],
+    run_id_maker: Callable[[], str] = new_run_id,
+    *,
+    allow_open: bool = False,
+    session_of: Callable[[Settings], AbstractContextManager[SparkSession]] = spark_session,
+) -> list[PartitionResult]:
+    """Computes and publishes days in one Spark run; a day without events is published with no rows.
+
+    Args:
+        settings: Where Kafka and ClickHouse are.
+        catalog: What is computed.
+        days: UTC days, in any order.
+        run_id_maker: Names the run.
+        allow_open: Whether a day may be computed before the watermark has passed its end and the lateness.
+        session_of: Opens a Spark session.
+
+    Raises:
+        DayRefusedError: The log cannot give one of the days; nothing was written.
+        WriteError: ClickHouse lost rows; nothing was published.
+    """
+    planned = plan_days(settings, catalog, days, allow_open=allow_open)
+    run_id = run_id_maker()
+    database = settings.database(catalog.source)
+    schema.apply(connect(settings), catalog, database)
+    target = Target(settings, database, run_id)
+    client = target.connect()
+    started = time.monotonic()
+    insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", dict.fromkeys(planned.days, (_NO_DAY, ""))))
+    try:
+        with session_of(settings) as session:
+            counts, ledger = _compute(session, catalog, planned, target)
+        manifests = _manifests(catalog, run_id, planned, counts, ledger, time.monotonic() - started)
+        insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
+        publish(client, run_id, planned.days, catalog)
+    except BaseException:
+        insert_frame(client, "batch_runs", _runs(catalog, run_id, "failed", dict.fromkeys(planned.days, (_NO_DAY, ""))))
+        raise
+    return [
+        PartitionResult(day, run_id, found.events, found.copies, found.dispositions[DEAD_LETTER], published=True)
+        for day, found in counts.items()
+    ]
+
+
+_NO_DAY = Day(dict.fromkeys(DISPOSITIONS, 0), 0)
+
+
+def _compute(
+    session: SparkSession, catalog: Catalog, planned: Plan, target: Target
+) -> tuple[dict[date, Day], pl.DataFrame]:
+    """Reads the log once, writes all rows, checks that they arrived; returns counts by day and the ledger."""
+    rows = read_rows(session, target.settings, catalog, planned).persist()
+    events = events_of(rows).persist()
+    counts = _counts(rows, events, planned.days)
+    tallies = rows.filter(F.col("kind") == TALLY).select("payload").collect()
+    ledger = pl.concat([from_bytes(bytes(row.payload)) for row in tallies]) if tallies else pl.DataFrame()
+
+    def write(name: str, frame: DataFrame, frames: Frames) -> Counter[str]:
+        written = frame.mapInArrow(Writer(target, frames, name), ddl(WRITTEN)).collect()
+        return sum((Counter({row.table: row.rows}) for row in written), Counter())
+
+    exceptions = rows.filter((F.col("kind") == DEAD) | ((F.col("kind") == EVENT) & (F.col("disposition") != COUNTED)))
+    states = rows.filter(F.col("kind") == STATES).select("group", "bucket", "payload").repartition("group", "bucket")
+    writes = [
+        ("expected", states, ExpectedFrames(catalog)),
+        *(
+            (f"exact{number}", exact.frame, ExactFrames(exact.metrics))
+            for number, exact in enumerate(exact_values(catalog, events))
+        ),
+        ("exceptions", exceptions.coalesce(1), ExceptionFrames(catalog.topic)),
+    ]
+    with ThreadPoolExecutor(_WRITERS_AT_ONCE) as pool:
+        written = sum(pool.map(lambda job: write(*job), writes), Counter())
+    check_written(target.connect(), target.run_id, written)
+    return counts, ledger
+
+
+def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[date, Day]:
+    """Counts per day, for every day asked for."""
+    of_events = events.select(F.expr("date(timestamp_millis(event_time))").alias("day"), "disposition", "exact")
+    dead = rows.filter(F.col("kind") == DEAD).select(
+        F.expr("date(timestamp_millis(record_time))").alias("day"), "disposition", F.lit(False).alias("exact")
+    )
+    counted = (
+        of_events.unionAll(dead)
+        .groupBy("day", "disposition")
+        .agg(F.count("*").alias("records"), F.expr("count_if(exact)").alias("events"))
+        .collect()
+    )
+    dispositions = {day: dict.fromkeys(DISPOSITIONS, 0) for day in days}
+    events_by_day = dict.fromkeys(days, 0)
+    for row in counted:
+        dispositions[row.day][row.disposition] += row.records
+        events_by_day[row.day] += row.events
+    return {day: Day(dispositions[day], events_by_day[day]) for day in days}
+
+
+def _manifests(
+    catalog: Catalog, run_id: str, planned: Plan, counts: dict[date, Day], ledger: pl.DataFrame, wall_seconds: float
+) -> dict[date, tuple[Day, str]]:
+    """Each day's counts and its manifest: what was read, what became of it, and by which code."""
+    blocks = ledger.to_dicts() if ledger.height else []
+    read = {block["topic_partition"]: block["read"] for block in blocks}
+    formed = sum(block[name] for block in blocks for name in DISPOSITIONS if name != DEAD_LETTER)
+    inside = sum(n for day in counts.values() for name, n in day.dispositions.items() if name != DEAD_LETTER)
+    ranges = [
+        {
+            "topic_partition": r.topic_partition,
+            "remember_from": r.remember_from,
+            "start": r.start,
+            "end": r.end,
+            "log_begin": r.log_begin,
+            "log_end": r.end,
+            "records": read.get(r.topic_partition, 0),
+            **{
+                name: sum(block[name] for block in blocks if block["topic_partition"] == r.topic_partition)
+                for name in DISPOSITIONS
+            },
+        }
+        for r in planned.ranges
+    ]
+    manifests = {}
+    for day, found in counts.items():
+        manifest = {
+            "run_id": run_id,
+            "source": catalog.source,
+            "topic": catalog.topic,
+            "partition": day.isoformat(),
+            "catalog_version": catalog.version,
+            "ranges": ranges,
+            "dispositions": found.dispositions,
+            "events": found.events,
+            "outside": formed - inside,
+            "wall_seconds": round(wall_seconds, 3),
+            "code_version": f"{version('lockstep')}+semantics.{SEMANTICS_VERSION}",
+            "ledger": [{key: value for key, value in block.items() if key != "read"} for block in blocks],
+        }
+        manifests[day] = (found, json.dumps(manifest))
+    return manifests
+
+
+def _runs(catalog: Catalog, run_id: str, status: str, days: dict[date, tuple[Day, str]]) -> pl.DataFrame:
+    """Rows of `batch_runs`."""
+    versions = [metric.metric_version for metric in catalog.metrics]
+    return pl.DataFrame(
+        [
+            {
+                "run_id": run_id,
+                "partition": day,
+                "catalog_version": catalog.version,
+                "metric_versions": versions,
+                "manifest": manifest,
+                "status": status,
+                "events": found.events,
+                **found.dispositions,
+            }
+            for day, (found, manifest) in days.items()
+        ],
+        schema_overrides=dict.fromkeys(("events", *DISPOSITIONS), pl.UInt64),
+    )
