@@ -16,6 +16,7 @@ from orchestration.external_sort import Row
 from orchestration.row_files import IngestError, Line, Rejected, RowFile
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MILLISECOND = timedelta(milliseconds=1)
 _CLOCKS_DIFFER_MS = 300_000
 _PER_UNIT = {"us": (1, 1_000), "ms": (1, 1), "s": (1_000, 1)}
@@ -70,6 +71,10 @@ class EventMaker:
         self._encoder = msgspec.json.Encoder(order="sorted" if self._from_content else None)
         self._types = {field.name: field.type for field in catalog.fields.values()}
         self._types |= {catalog.event_id: "string"}
+        # The cells of a text file are strings already; raw JSON stays as it is; Parquet holds anything.
+        self._typed: tuple[str, ...] | None = {"ndjson": (), "parquet": None}.get(
+            file.format, tuple(name for name, kind in self._types.items() if kind not in {"string", "decimal"})
+        )
 
     @property
     def ids_from_content(self) -> bool:
@@ -88,8 +93,9 @@ class EventMaker:
             at = self._arrived(moment if self._arrival is None else self._moment(values, self._arrival))
         except ValueError as error:
             return Rejected(line.number, str(error), self._text(line.values))
-        if not self._raw_json:
-            values = {name: _typed(value, self._types.get(name)) for name, value in values.items()}
+        for name in self._typed if self._typed is not None else values:
+            if name in values:
+                values[name] = _typed(values[name], self._types.get(name))
         values[catalog.event_time_field] = moment.written
         try:
             event_id, value = self._identified(values)
@@ -182,11 +188,9 @@ def _epoch(text: str, unit: str, column: str) -> Moment:
 
 def _written(moment: datetime, unit: str) -> Moment:
     """A time in the event's unit; cut down to it, and counted as what the event says."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    since = aware - _EPOCH
+    since = moment - (_EPOCH if moment.tzinfo else _NAIVE_EPOCH)
     if unit == "iso":
-        utc = aware.astimezone(UTC).replace(tzinfo=None).isoformat()
-        return Moment(since // _MILLISECOND, utc + "Z")
+        return Moment(since // _MILLISECOND, (_NAIVE_EPOCH + since).isoformat() + "Z")
     if unit == "us":
         return Moment(since // _MILLISECOND, since // timedelta(microseconds=1))
     if unit == "s":
