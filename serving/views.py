@@ -14,7 +14,7 @@ from datetime import timedelta
 from infra.clickhouse import quote
 from metrics.aggregation import StateColumn
 from metrics.catalog import Catalog, Metric
-from metrics.window import TumblingWindow
+from metrics.window import TumblingWindow, milliseconds
 
 
 def view_name(metric: Metric, grain: str) -> str:
@@ -29,9 +29,9 @@ def ddl(catalog: Catalog, database: str) -> list[str]:
         for window in metric.windows:
             name = view_name(metric, window.grain)
             for suffix, body in (
-                ("__speed", speed_sql(metric, window.grain, database)),
+                ("__speed", speed_sql(metric, window.grain, database, catalog.allowed_lateness)),
                 ("__batch", batch_sql(metric, window.grain, database)),
-                ("", served_sql(metric, window.grain, database, catalog.allowed_lateness)),
+                ("", served_sql(metric, window.grain, database)),
             ):
                 statements.append(f"CREATE OR REPLACE VIEW {quote(database)}.{quote(name + suffix)} AS\n{body}")
     return statements
@@ -80,59 +80,85 @@ def presented(metric: Metric, grain: str, relation_sql: str, also: Iterable[str]
     )
 
 
-def speed_sql(metric: Metric, grain: str, database: str) -> str:
-    """Windows merged from the most complete published slices; `as_of` is when the last of them was written."""
+def speed_sql(metric: Metric, grain: str, database: str, allowed_lateness: timedelta) -> str:
+    """Windows merged from the most complete published slices; `as_of` is when the last of them was written.
+
+    A window is final once the data watermark of every topic partition has passed its end and the lateness: what comes
+    later for it is late, and never counted by this layer.
+    """
     columns = [quote(name) for name in ("slice_start", *metric.by, "events", *_state_names(metric), "written_at")]
+    # FINAL: a slice that was written several times counts once, as its most complete row
     relation = (
         f"(SELECT {', '.join(columns)} FROM {_table(database, f'speed_{metric.name}')} FINAL"
         f" WHERE metric_version = {_text(metric.metric_version)})"
     )
-    return presented(metric, grain, relation, also=("max(s.written_at) AS as_of",))
+    watermark = f"(SELECT min(watermark) FROM {_table(database, 'watermarks')} FINAL)"
+    shown = [
+        *_shown_columns(metric, "p"),
+        "p.events AS events",
+        "'speed' AS layer",
+        f"p.window_end + toIntervalMillisecond({milliseconds(allowed_lateness)}) <= {watermark} AS is_final",
+        "'provisional' AS status",
+        "CAST(NULL AS Nullable(Float64)) AS drift",
+        f"{_text(metric.metric_version)} AS metric_version",
+        "p.as_of AS as_of",
+    ]
+    windows = presented(metric, grain, relation, also=("max(s.written_at) AS as_of",))
+    return f"SELECT {', '.join(shown)}\nFROM (\n{windows}\n) AS p"
 
 
 def batch_sql(metric: Metric, grain: str, database: str) -> str:
-    """Exact windows of the run that each day currently publishes, certified or not, with its `certified` flag."""
-    columns = ["window_start", "window_end", *map(quote, metric.by), "events", "value"]
-    columns += ["value_with_late", "value_counted", "run_id", "partition"]
+    """Exact windows of the run that each day currently publishes, certified or not; `as_of` is when it was published.
+
+    Besides the columns of a served view: `value_with_late`, `value_counted`, `run_id` and `partition`.
+    """
+    metric.window(grain)
+    unbounded = f"CAST(NULL AS Nullable({metric.agg.value_type}))"
+    shown = [
+        *(f"b.{name} AS {name}" for name in _keys(metric)),
+        "b.value AS value",
+        f"{unbounded} AS lower",
+        f"{unbounded} AS upper",
+        "b.events AS events",
+        "'batch' AS layer",
+        "p.certified AS is_final",
+        "if(p.certified, 'certified', 'provisional') AS status",
+        "CAST(NULL AS Nullable(Float64)) AS drift",
+        "b.metric_version AS metric_version",
+        "p.published_at AS as_of",
+        "b.value_with_late AS value_with_late",
+        "b.value_counted AS value_counted",
+        "b.run_id AS run_id",
+        "b.partition AS partition",
+    ]
     return (
-        f"SELECT {', '.join(f'b.{name} AS {name}' for name in columns)},"
-        " p.certified AS certified, p.published_at AS as_of\n"
-        f"FROM {_table(database, f'batch_{metric.name}')} AS b\n"
+        f"SELECT {', '.join(shown)}\nFROM {_table(database, f'batch_{metric.name}')} AS b\n"
         f"INNER JOIN (\n{_days(metric, database)}\n) AS p ON b.partition = p.partition AND b.run_id = p.run_id\n"
         f"WHERE b.metric_version = {_text(metric.metric_version)} AND b.grain = {_text(grain)}"
     )
 
 
-def served_sql(metric: Metric, grain: str, database: str, allowed_lateness: timedelta) -> str:
-    """Each window once, from one layer.
+def served_sql(metric: Metric, grain: str, database: str) -> str:
+    """Each window once, from one layer; `drift` is the certified value less what the speed layer shows for it.
 
     The union is grouped by window and dimensions, so that a window cannot appear twice whatever the tables hold. On a
     certified day only the windows that batch has are shown: a window that speed alone has there is a defect, not data.
-    A speed window is final once the data watermark of every topic partition has passed its end and the lateness: what
-    comes later for it is late, and never counted by that layer.
     """
     name = view_name(metric, grain)
-    dimensions = [quote(dimension) for dimension in metric.by]
-    keys = ["window_start", "window_end", *dimensions]
-    lateness_ms = allowed_lateness // timedelta(milliseconds=1)
+    keys = _keys(metric)
+    columns = ", ".join([*keys, "value", "lower", "upper", "is_final", "as_of"])
     certified = f"(SELECT partition FROM (\n{_days(metric, database)}\n) WHERE certified)"
-    closed = f"(SELECT min(watermark) FROM {_table(database, 'watermarks')} FINAL)"
-    speed = (
-        f"SELECT {', '.join(keys)}, value, lower, upper, as_of, false AS is_batch"
-        f" FROM {_table(database, name + '__speed')}"
-    )
-    batch = (
-        f"SELECT {', '.join(keys)}, value, NULL AS lower, NULL AS upper, as_of, true AS is_batch"
-        f" FROM {_table(database, name + '__batch')} WHERE certified"
-    )
+    speed = f"SELECT {columns}, false AS is_batch FROM {_table(database, name + '__speed')}"
+    batch = f"SELECT {columns}, true AS is_batch FROM {_table(database, name + '__batch')} WHERE is_final"
     folded = [
         *(f"u.{key} AS {key}" for key in keys),
         "max(u.is_batch) AS from_batch",
+        "countIf(NOT u.is_batch) > 0 AS from_speed",
         "anyIf(u.value, u.is_batch) AS exact_value",
         "anyIf(u.value, NOT u.is_batch) AS speed_value",
-        "countIf(NOT u.is_batch) > 0 AS has_speed",
         "anyIf(u.lower, NOT u.is_batch) AS speed_lower",
         "anyIf(u.upper, NOT u.is_batch) AS speed_upper",
+        "max(u.is_final) AS final",
         "if(max(u.is_batch), maxIf(u.as_of, u.is_batch), max(u.as_of)) AS shown_as_of",
     ]
     shown = [
@@ -141,9 +167,9 @@ def served_sql(metric: Metric, grain: str, database: str, allowed_lateness: time
         "if(c.from_batch, NULL, c.speed_lower) AS lower",
         "if(c.from_batch, NULL, c.speed_upper) AS upper",
         "if(c.from_batch, 'batch', 'speed') AS layer",
-        f"c.from_batch OR c.window_end + toIntervalMillisecond({lateness_ms}) <= {closed} AS is_final",
+        "c.final AS is_final",
         "if(c.from_batch, 'certified', 'provisional') AS status",
-        "if(c.from_batch AND c.has_speed, toFloat64(c.exact_value) - toFloat64(c.speed_value), NULL) AS drift",
+        "if(c.from_batch AND c.from_speed, toFloat64(c.exact_value - c.speed_value), NULL) AS drift",
         f"{_text(metric.metric_version)} AS metric_version",
         "c.shown_as_of AS as_of",
     ]
@@ -158,14 +184,15 @@ def _days(metric: Metric, database: str) -> str:
     """Days whose current publication covers this metric version: partition, run_id, published_at, certified."""
     publications = _table(database, "publications")
     certificates = _table(database, "certificates")
+    # columns are qualified: a bare name would mean the alias, which is an aggregate itself
     return (
         "SELECT d.partition AS partition, d.run_id AS run_id, d.published_at AS published_at,"
         " coalesce(k.certified, false) AS certified\n"
-        "FROM (SELECT q.partition AS partition, argMax(q.run_id, q.published_at) AS run_id,"
-        " argMax(q.metric_versions, q.published_at) AS covered, max(q.published_at) AS published_at"
-        f" FROM {publications} AS q GROUP BY q.partition) AS d\n"
-        "LEFT JOIN (SELECT q.partition AS partition, q.run_id AS run_id, argMax(q.certified, q.issued_at) AS certified"
-        f" FROM {certificates} AS q GROUP BY q.partition, q.run_id) AS k\n"
+        "FROM (SELECT p.partition AS partition, argMax(p.run_id, p.published_at) AS run_id,"
+        " argMax(p.metric_versions, p.published_at) AS covered, max(p.published_at) AS published_at"
+        f" FROM {publications} AS p GROUP BY p.partition) AS d\n"
+        "LEFT JOIN (SELECT c.partition AS partition, c.run_id AS run_id, argMax(c.certified, c.issued_at) AS certified"
+        f" FROM {certificates} AS c GROUP BY c.partition, c.run_id) AS k\n"
         "ON d.partition = k.partition AND d.run_id = k.run_id\n"
         f"WHERE has(d.covered, {_text(metric.metric_version)})"
     )
@@ -179,6 +206,15 @@ def _window_start(column: str, window: TumblingWindow) -> str:
 
 def _merge(column: StateColumn) -> str:
     return f"{column.merge_sql}(s.{quote(column.name)}) AS {quote(column.name)}"
+
+
+def _keys(metric: Metric) -> list[str]:
+    """The columns that name a window, quoted."""
+    return ["window_start", "window_end", *map(quote, metric.by)]
+
+
+def _shown_columns(metric: Metric, relation: str) -> list[str]:
+    return [f"{relation}.{name} AS {name}" for name in (*_keys(metric), "value", "lower", "upper")]
 
 
 def _state_names(metric: Metric) -> tuple[str, ...]:

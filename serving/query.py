@@ -1,0 +1,243 @@
+"""A typed question to a metric's views, and its rows: what the API answers and `lockstep query` prints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Literal, get_args
+
+from clickhouse_connect.driver.client import Client
+
+from infra.clickhouse import quote
+from metrics.catalog import Catalog, Metric
+from serving.views import view_name
+
+Layer = Literal["served", "speed", "batch"]
+LAYERS: tuple[str, ...] = get_args(Layer)
+SUFFIXES = {"served": "", "speed": "__speed", "batch": "__batch"}
+
+DEFAULT_LIMIT = 10_000
+LARGEST_LIMIT = 1_000_000
+
+Value = int | float | Decimal
+
+
+class QueryError(ValueError):
+    """A question that cannot be asked; the text names the rule, the value got and the way out."""
+
+
+class UnknownMetricError(QueryError):
+    """The catalog has no metric of that name; the text lists those it has."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which windows of a metric to read.
+
+    Attributes:
+        metric: the metric.
+        grain: one of its grains.
+        start: windows that start at or after this; None for the first. Aware.
+        end: windows that start before this; None for the last. Aware.
+        by: dimension -> the values wanted; a dimension left out is not filtered.
+        layer: served (each window once), speed or batch.
+        limit: most rows returned; of more, the latest.
+    """
+
+    metric: Metric
+    grain: str
+    start: datetime | None = None
+    end: datetime | None = None
+    by: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    layer: str = "served"
+    limit: int = DEFAULT_LIMIT
+
+    def __post_init__(self) -> None:
+        metric = self.metric
+        if self.grain not in metric.grains:
+            known = ", ".join(metric.grains)
+            msg = f"metric `{metric.name}` has no grain `{self.grain}`. its grains are: {known}"
+            raise QueryError(msg)
+        if self.layer not in LAYERS:
+            msg = f"unknown layer `{self.layer}`. the layers are: {', '.join(LAYERS)}"
+            raise QueryError(msg)
+        for name in self.by:
+            if name not in metric.by:
+                known = f"its dimensions are: {', '.join(metric.by)}" if metric.by else "it has none"
+                msg = f"metric `{metric.name}` has no dimension `{name}`. {known}"
+                raise QueryError(msg)
+        if not 1 <= self.limit <= LARGEST_LIMIT:
+            msg = f"`limit` must be between 1 and {LARGEST_LIMIT}; got {self.limit}. ask for a shorter span of time"
+            raise QueryError(msg)
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            msg = f"`from` must lie before `to`; got {iso(self.start)} and {iso(self.end)}. `to` is exclusive"
+            raise QueryError(msg)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One window of one combination of dimensions, ``[window_start, window_end)``, as one layer gives it.
+
+    `lower` and `upper` are None where the value is exact; `drift` is the certified value less the speed layer's, None
+    where there are not both.
+    """
+
+    window_start: datetime
+    window_end: datetime
+    dimensions: Mapping[str, str]
+    value: Value
+    lower: Value | None
+    upper: Value | None
+    layer: str
+    is_final: bool
+    drift: float | None
+    status: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as the command line and the API print it: ISO times with Z, decimals as strings."""
+        return {
+            "window_start": iso(self.window_start),
+            "window_end": iso(self.window_end),
+            "dimensions": dict(self.dimensions),
+            "value": _plain(self.value),
+            "lower": _plain(self.lower),
+            "upper": _plain(self.upper),
+            "layer": self.layer,
+            "is_final": self.is_final,
+            "drift": self.drift,
+            "status": self.status,
+        }
+
+
+def build(
+    catalog: Catalog,
+    metric: str,
+    grain: str | None = None,
+    start: str | None = None,
+    end: str | None = None,
+    by: Sequence[str] = (),
+    layer: str = "served",
+    limit: int = DEFAULT_LIMIT,
+) -> Query:
+    """A query from texts, as a user writes them.
+
+    Args:
+        catalog: where the metric is defined.
+        metric: its name.
+        grain: such as ``1m``; None for the first in the catalog.
+        start: ISO time or day; None for the first window.
+        end: ISO time or day, exclusive; None for the last window.
+        by: ``DIMENSION=VALUE`` filters; several values of one dimension are alternatives.
+        layer: served, speed or batch.
+        limit: most rows.
+
+    Raises:
+        UnknownMetricError: the catalog has no such metric.
+        QueryError: another part is wrong.
+    """
+    try:
+        found = catalog.metric(metric)
+    except KeyError as error:
+        raise UnknownMetricError(error.args[0]) from error
+    return Query(
+        found,
+        grain or found.grains[0],
+        None if start is None else parse_time(start, "from"),
+        None if end is None else parse_time(end, "to"),
+        _filters(by),
+        layer,
+        limit,
+    )
+
+
+def rows(client: Client, database: str, query: Query) -> list[Row]:
+    """The rows of a query in order of window and dimensions; of more than its limit, the latest."""
+    sql, parameters = select(database, query)
+    result = client.query(sql, parameters=parameters)
+    width = len(query.metric.by)
+    found = []
+    for row in reversed(result.result_rows):
+        value, lower, upper, layer, is_final, drift, status = row[2 + width :]
+        dimensions = dict(zip(query.metric.by, row[2 : 2 + width], strict=True))
+        found.append(Row(row[0], row[1], dimensions, value, lower, upper, layer, bool(is_final), drift, status))
+    return found
+
+
+def select(database: str, query: Query) -> tuple[str, dict[str, Any]]:
+    """The SELECT of a query, latest rows first, and its bound parameters."""
+    dimensions = [quote(name) for name in query.metric.by]
+    view = view_name(query.metric, query.grain) + SUFFIXES[query.layer]
+    conditions = []
+    parameters: dict[str, Any] = {"most": query.limit}
+    for name, moment, comparison in (("start", query.start, ">="), ("end", query.end, "<")):
+        if moment is not None:
+            conditions.append(f"window_start {comparison} fromUnixTimestamp64Milli({{{name}:Int64}}, 'UTC')")
+            parameters[name] = round(moment.timestamp() * 1000)
+    for index, (name, values) in enumerate(query.by.items()):
+        conditions.append(f"{quote(name)} IN {{by_{index}:Array(String)}}")
+        parameters[f"by_{index}"] = list(values)
+    columns = [
+        "window_start",
+        "window_end",
+        *dimensions,
+        "value",
+        "lower",
+        "upper",
+        "layer",
+        "is_final",
+        "drift",
+        "status",
+    ]
+    where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
+    order = ", ".join(f"{name} DESC" for name in ("window_start", *dimensions))
+    return (
+        f"SELECT {', '.join(columns)}\nFROM {quote(database)}.{quote(view)}{where}\nORDER BY {order}\n"
+        "LIMIT {most:UInt64}",
+        parameters,
+    )
+
+
+def answer(client: Client, database: str, query: Query) -> dict[str, Any]:
+    """The JSON object of a query: `{"metric", "grain", "rows": [...]}`."""
+    return {
+        "metric": query.metric.name,
+        "grain": query.grain,
+        "rows": [row.as_json() for row in rows(client, database, query)],
+    }
+
+
+def parse_time(text: str, name: str) -> datetime:
+    """An aware UTC time from ``2026-11-18``, ``2026-11-18T10:00Z`` or with an offset; without a zone it is UTC.
+
+    Raises:
+        QueryError: the text is no such time.
+    """
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        msg = f"`{name}` must be an ISO 8601 time or day; got `{text}`. write for example 2026-11-18T10:00:00Z"
+        raise QueryError(msg) from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def iso(moment: datetime | date) -> str:
+    """ISO 8601 in UTC with Z; milliseconds only where there are any. A day is a day."""
+    if not isinstance(moment, datetime):
+        return moment.isoformat()
+    moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def _filters(texts: Sequence[str]) -> dict[str, list[str]]:
+    filters: dict[str, list[str]] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            msg = f"`by` must be DIMENSION=VALUE; got `{text}`. write for example country=DE"
+            raise QueryError(msg)
+        filters.setdefault(name.strip(), []).append(value)
+    return filters
+
+
+def _plain(value: Value | None) -> int | float | str | None:
+    return str(value) if isinstance(value, Decimal) else value
