@@ -52,6 +52,10 @@ class Readings:
         """Exact minus speed: what has to be explained."""
         return _minus(self.exact, self.speed)
 
+    def __add__(self, other: "Readings") -> "Readings":
+        """Readings of two windows together, no digit lost."""
+        return Readings(*(_EXACT.add(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class Split:

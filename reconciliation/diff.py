@@ -18,7 +18,6 @@ from metrics.window import DAY_MS, Window, from_epoch_ms, to_epoch_ms
 from reconciliation import diff_sql
 from reconciliation.causes import Readings, Split, split, total
 from reconciliation.certificate import Comparison
-from serving.views import window_of
 
 LARGEST_SAMPLE = 50
 """Differing slices that are shown, of those that are counted."""
@@ -212,7 +211,7 @@ def slice_diff(query: Query, metric: Metric, scope: Scope) -> SliceDiff:
 def grain_diff(query: Query, metric: Metric, grain: str, scope: Scope) -> GrainDiff:
     """Windows of one grain: sums per bin, and those in which the readings lie furthest apart."""
     parameters = scope.parameters(metric)
-    bin_ms = bin_width(window_of(metric, grain).size_ms)
+    bin_ms = bin_width(metric.window(grain).size_ms)
     bins = query(diff_sql.bins(metric, grain, scope.database, bin_ms), parameters)
     worst = query(diff_sql.worst_windows(metric, grain, scope.database, LARGEST_WORST), parameters)
     return GrainDiff(
