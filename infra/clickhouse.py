@@ -13,6 +13,7 @@ import clickhouse_connect
 import polars as pl
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import OperationalError
 
 from infra.settings import Settings
 
@@ -49,17 +50,25 @@ def connect(
         clickhouse_connect.driver.exceptions.DatabaseError: it answered and refused.
     """
     deadline = clock() + wait_seconds
-    while not _answers(settings):
+    while True:
+        try:
+            if _answers(settings):
+                return _client(settings, database or "default", options or {})
+        except OperationalError:  # it went away between the two: a server that is being restarted
+            pass
         if clock() >= deadline:
             raise ClickHouseUnavailableError(_away_text(settings, wait_seconds))
         sleep(_WAIT_STEP_S)
+
+
+def _client(settings: Settings, database: str, options: Mapping[str, Any]) -> Client:
     return clickhouse_connect.get_client(
         dsn=settings.clickhouse_address,
         username=settings.clickhouse_user,
         password=settings.clickhouse_password,
-        database=database or "default",
+        database=database,
         # async_insert=0: later reads of the same process must see what was inserted.
-        settings={"async_insert": 0, **(options or {})},
+        settings={"async_insert": 0, **options},
         autogenerate_session_id=False,
         tz_mode="aware",
         # Loopback gains nothing from compression, and the CPU is better spent elsewhere.

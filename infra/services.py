@@ -22,6 +22,13 @@ _FLINK_OPENS = tuple(
 )
 
 
+_LOGGING = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSX",
+)
+
+
 def core_services(settings: Settings) -> list[Service]:
     """Everything this package knows to start, leaving out what the settings place elsewhere."""
     return [*kafka_services(settings), *clickhouse_services(settings), *flink_services(settings)]
@@ -36,7 +43,9 @@ def kafka_services(settings: Settings) -> list[Service]:
     return [
         Service(
             name="kafka",
-            argv=_java_command(java, settings.kafka_heap, "kafka.Kafka", str(home / "server.properties")),
+            argv=_java_command(
+                java, settings.kafka_heap, "kafka.Kafka", str(home / "server.properties"), options=_LOGGING
+            ),
             env={"CLASSPATH": classpath(resolve("kafka", settings))},
             address=settings.bootstrap,
             ready=partial(_kafka_answers, settings),
@@ -80,7 +89,6 @@ def flink_services(settings: Settings) -> list[Service]:
     jars = {"CLASSPATH": classpath(resolve("flink", settings))}
     home = settings.data_dir.absolute() / "flink"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
-    logging = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
     scratch = f"-Djava.io.tmpdir={home / 'tmp'}"
     job_server = Service(
         name="flink-jobserver",
@@ -94,7 +102,7 @@ def flink_services(settings: Settings) -> list[Service]:
             f"--artifact-port={settings.artifact_port}",
             f"--expansion-port={settings.job_expansion_port}",
             f"--artifacts-dir={home / 'artifacts'}",
-            options=(*_FLINK_OPENS, *logging, scratch, "-XX:MaxDirectMemorySize=1g", "-XX:MaxMetaspaceSize=384m"),
+            options=(*_FLINK_OPENS, *_LOGGING, scratch, "-XX:MaxDirectMemorySize=1g", "-XX:MaxMetaspaceSize=384m"),
         ),
         env=jars,
         address=settings.job_endpoint,
@@ -114,7 +122,7 @@ def flink_services(settings: Settings) -> list[Service]:
             str(settings.expansion_port),
             "--defaultEnvironmentType=EMBEDDED",
             "--experiments=use_deprecated_read",
-            options=(*logging, scratch, "-XX:TieredStopAtLevel=1"),
+            options=(*_LOGGING, scratch, "-XX:TieredStopAtLevel=1"),
         ),
         env=jars,
         address=settings.expansion_endpoint,
@@ -183,6 +191,9 @@ def _prepare_kafka(settings: Settings, home: Path) -> None:
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 0,
+        # A broker that was killed may register again only after its old session has ended.
+        "broker.session.timeout.ms": 4000,
+        "broker.heartbeat.interval.ms": 1000,
         "log.cleaner.dedupe.buffer.size": 8_000_000,
     }
     text = "".join(f"{name}={value}\n" for name, value in properties.items())

@@ -5,6 +5,7 @@ configuration, so a printed `Settings` says everything that differs between two 
 """
 
 import re
+from datetime import date
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -35,7 +36,8 @@ class Settings(BaseSettings):
     worker_port: int = Field(default=18096, ge=1, le=65535, description="Beam worker pool (Python)")
     job_expansion_port: int = Field(default=18095, ge=1, le=65535, description="the job server's own expansion service")
     flink_ui_port: int = Field(default=18081, ge=1, le=65535, description="web page of a Flink cluster, where one runs")
-    dagster_port: int = Field(default=3000, ge=1, le=65535)
+    dagster_port: int = Field(default=3000, ge=1, le=65535, description="Dagster's UI and GraphQL")
+    dagster_code_port: int = Field(default=18094, ge=1, le=65535, description="Dagster's code server")
     api_port: int = Field(default=8080, ge=1, le=65535, description="HTTP API and dashboard")
 
     kafka_bootstrap: str | None = Field(default=None, description="brokers to use instead of the local one")
@@ -66,6 +68,7 @@ class Settings(BaseSettings):
         ge=-1,
         description="of the local broker, by record timestamp; -1 keeps all, so history can be loaded",
     )
+    first_day: date = Field(default=date(2024, 1, 1), description="first UTC day that Dagster has a partition for")
     database_prefix: str = Field(default="", description="put before every ClickHouse database name")
     start_timeout_s: float = Field(default=120.0, gt=0, description="a service not ready after this has failed")
 

@@ -1,14 +1,14 @@
 """Real engines for tests: started when a test first asks for one, on free ports, stopped when the session ends.
 
-`kafka`, `clickhouse` and `flink` start that one service (or group) and give the `Settings` that reach it; `stack` starts
-all. All share the session's `settings` and so may be combined. What is started dies with the pytest process, however
-that ends. Tests keep apart by names: use `unique` for topics and sources.
+`kafka`, `clickhouse` and `flink` start that one service (or group) and give the `Settings` that reach it; `stack`
+starts all. All share the session's `settings` and so may be combined. What is started dies with the pytest process,
+however that ends. Tests keep apart by names: use `unique` for topics and sources.
 """
 
 import os
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         yield fresh
     finally:
         down(fresh)
+
+
+@pytest.fixture(scope="session")
+def new_settings() -> Callable[..., Settings]:
+    """`new_settings(data_dir, **changes)`: settings for a stack of a test's own; the test calls `down`."""
+    return fresh_settings
 
 
 @pytest.fixture(scope="session")
