@@ -1,0 +1,232 @@
+"""The log as a worker sees it: one consumer and one reader per topic partition, kept at the place where they stand.
+
+Runner and worker come back to a partition many times a second with fresh objects. Assigning a consumer anew and
+re-reading the dedup horizon on each turn would starve it, so both are kept process-wide and reused while the place fits.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from threading import Lock
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from infra import kafka
+from infra.settings import Settings
+from metrics.catalog import Catalog
+from metrics.disposition import PartitionReader
+
+LARGEST_CHUNK = 100_000
+LARGEST_CHUNK_BYTES = 64 << 20
+TURN_S = 0.1
+_STEP = 20_000
+_FIRST_FETCH_S = 0.5
+_FOLLOW_EVERY_S = 0.5
+_UNUSED_AFTER_S = 120.0
+_RETRY_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Records:
+    """A run of records of one topic partition.
+
+    Attributes:
+        start: First offset asked for.
+        end: Offset to go on from; exclusive. Offsets without a record (transaction markers) lie between.
+        at_head: Whether nothing more was in the log.
+    """
+
+    start: int
+    end: int
+    at_head: bool = False
+    offsets: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    values: list[bytes | None] = field(default_factory=list)
+
+    def add(self, messages: list[Message]) -> None:
+        """Appends messages that hold a record."""
+        self.offsets += [m.offset() for m in messages]
+        self.times += [m.timestamp()[1] for m in messages]
+        self.values += [m.value() for m in messages]
+        self.end = self.offsets[-1] + 1
+
+
+class PartitionLog:
+    """One topic partition of a catalog's log, read forward from a place, with the reader that judges its records."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, topic_partition: int) -> None:
+        self.topic_partition = topic_partition
+        self.reader = PartitionReader(catalog)
+        self.beaten: int | None = None
+        self.beat_again = 0.0
+        self.watermark: int | None = None
+        self.used = time.monotonic()
+        self.lock = Lock()
+        self._settings = settings
+        self._catalog = catalog
+        self._position: int | None = None
+        self._head: int | None = None
+        self._behind = True
+        self._consumer: Consumer = kafka.consumer(
+            settings,
+            f"lockstep-speed-{catalog.source}",
+            {"enable.partition.eof": True, "fetch.message.max.bytes": 4 << 20, "fetch.error.backoff.ms": 100},
+        )
+
+    def seek(self, offset: int) -> None:
+        """Stands at `offset`, with the ids of the horizon before it in mind."""
+        if self._position == offset:
+            return
+        begin = begin_of(self._settings, self._catalog, self.topic_partition)
+        self.reader = PartitionReader(self._catalog)
+        self.watermark = None
+        self._assign(max(begin, offset - self._catalog.dedup_horizon))
+        while self._position is not None and self._position < offset:
+            records = self._fetch(offset, first=True)
+            if records.offsets:
+                self.reader.remember(self.topic_partition, records.offsets, records.times, records.values)
+                self._observe(records)
+        self._assign(offset)
+
+    def next(self) -> Records:
+        """Reads on: a large chunk while behind, else what comes within one turn."""
+        records = self._fetch(None, first=self._behind)
+        self._behind = len(records.offsets) >= _STEP
+        self._observe(records)
+        return records
+
+    def forget(self) -> None:
+        """Stands nowhere: the next `seek` begins anew."""
+        self._position = None
+
+    def close(self) -> None:
+        """Closes the consumer."""
+        self._consumer.close()
+
+    def _observe(self, records: Records) -> None:
+        if records.times:
+            reached = max(records.times) - int(self._catalog.out_of_orderness.total_seconds() * 1000)
+            self.watermark = reached if self.watermark is None else max(self.watermark, reached)
+
+    def _assign(self, offset: int) -> None:
+        self._consumer.assign([TopicPartition(self._catalog.topic, self.topic_partition, offset)])
+        self._position = offset
+        self._head = None
+        self._behind = True
+
+    def _fetch(self, until: int | None, *, first: bool) -> Records:
+        """Records from the position on, up to `until` (exclusive), the head, a full chunk or the end of the turn."""
+        assert self._position is not None
+        records = Records(self._position, self._position)
+        size = 0
+        deadline = time.monotonic() + (_FIRST_FETCH_S if first else TURN_S)
+        while len(records.offsets) < LARGEST_CHUNK and size < LARGEST_CHUNK_BYTES:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            messages = self._consumer.consume(_STEP, min(left, TURN_S))
+            good = [m for m in messages if m.error() is None and (until is None or m.offset() < until)]
+            if good:
+                records.add(good)
+                size += sum(map(len, good))
+                if len(good) == _STEP:
+                    deadline = time.monotonic() + TURN_S
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    self._on_error(error, message, records)
+            if self._head == records.end:
+                break
+            if until is not None and any(m.error() is None and m.offset() >= until for m in messages):
+                records.end = until
+                break
+        records.at_head = self._head == records.end
+        self._position = records.end
+        return records
+
+    def _on_error(self, error: KafkaError, message: Message, records: Records) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            self._head = records.end = max(records.end, message.offset())
+        elif code in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:
+            begin = begin_of(self._settings, self._catalog, self.topic_partition)
+            logger.error(
+                "offsets %d to %d of `%s`/%d have expired before they were read; going on from %d",
+                records.end,
+                begin,
+                self._catalog.topic,
+                self.topic_partition,
+                begin,
+            )
+            records.end = max(records.end, begin)
+            self._assign(records.end)
+        elif error.fatal():
+            raise KafkaException(error)
+        else:
+            logger.warning("kafka: %s; waiting", error.str())
+
+
+_LOGS: dict[tuple[str, str, int], PartitionLog] = {}
+_LOCK = Lock()
+_FOLLOWED: dict[str, tuple[float, int | None]] = {}
+
+
+def partition_log(job: str, settings: Settings, catalog: Catalog, topic_partition: int) -> PartitionLog:
+    """This process's view of a topic partition for a job; those unused for long are closed."""
+    now = time.monotonic()
+    with _LOCK:
+        for key, log in list(_LOGS.items()):
+            if now - log.used > _UNUSED_AFTER_S and not log.lock.locked():
+                _LOGS.pop(key).close()
+        log = _LOGS.setdefault((job, catalog.topic, topic_partition), None)  # type: ignore[arg-type]
+        if log is None:
+            log = _LOGS[job, catalog.topic, topic_partition] = PartitionLog(settings, catalog, topic_partition)
+        log.used = now
+        return log
+
+
+def begin_of(settings: Settings, catalog: Catalog, topic_partition: int) -> int:
+    """The first offset still in the log; waits for Kafka as long as it takes."""
+    while True:
+        try:
+            return kafka.log_offsets(settings, catalog.topic)[topic_partition][0]
+        except (kafka.KafkaUnavailableError, KafkaException) as error:
+            logger.warning("%s; waiting", error)
+            time.sleep(_RETRY_S)
+
+
+def followed_watermark(settings: Settings, catalog: Catalog) -> int | None:
+    """The watermark that a partition at its head may take over: the greatest record timestamp anywhere in the log.
+
+    A partition that is still behind holds the pipeline's watermark itself, so this one need not wait for it.
+    None while Kafka is away or the log is empty.
+    """
+    now = time.monotonic()
+    asked, known = _FOLLOWED.get(catalog.topic, (0.0, None))
+    if now - asked < _FOLLOW_EVERY_S:
+        return known
+    try:
+        client = _ADMINS.setdefault(settings.bootstrap, None) or kafka.admin(settings)
+        _ADMINS[settings.bootstrap] = client
+        wanted = {TopicPartition(catalog.topic, n): OffsetSpec.max_timestamp() for n in _numbers(settings, catalog)}
+        found = client.list_offsets(wanted, request_timeout=5)
+        greatest = max(future.result(5).timestamp for future in found.values())
+    except (KafkaException, kafka.KafkaUnavailableError, TimeoutError):
+        return known
+    if greatest >= 0:
+        known = greatest - int(catalog.out_of_orderness.total_seconds() * 1000)
+    _FOLLOWED[catalog.topic] = (now, known)
+    return known
+
+
+_NUMBERS: dict[str, list[int]] = {}
+_ADMINS: dict[str, AdminClient | None] = {}
+
+
+def _numbers(settings: Settings, catalog: Catalog) -> list[int]:
+    if catalog.topic not in _NUMBERS:
+        _NUMBERS[catalog.topic] = kafka.partitions(settings, catalog.topic)
+    return _NUMBERS[catalog.topic]

@@ -1,0 +1,185 @@
+"""Running the speed layer: submit the job, watch it, submit it again when it is gone, stop it in good order.
+
+A restart replays the log from its beginning. Every row is an upsert whose version is the number of events folded, so
+what is in the tables stays until the replay has caught up. A process that finds its own job still running takes it over.
+"""
+
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from confluent_kafka import KafkaException
+
+from infra import kafka
+from infra.clickhouse import ClickHouseUnavailableError, connect
+from infra.settings import Settings
+from metrics.catalog import Catalog
+from serving import schema
+from speed_layer import jobs, published
+from speed_layer.pipeline import build
+from speed_layer.publish import progress_ddl
+
+POLL_S = 0.5
+DRAIN_S = 10.0
+LARGEST_LETTER_BYTES = 16 << 20
+"""Dead letters hold the raw bytes of what may have been too large, and headers."""
+
+logger = logging.getLogger(__name__)
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: someone asked
+    """The process was asked to stop."""
+
+
+@dataclass
+class Watch:
+    """The outside world of a run, so that tests can replace it.
+
+    Attributes:
+        stop: Set when the run should end.
+        sleep: Waits for some seconds, or until `stop` is set.
+    """
+
+    stop: threading.Event
+    sleep: Callable[[float], object]
+
+
+def run(settings: Settings, catalog: Catalog, until_drained: bool = False) -> int:  # noqa: FBT001, FBT002
+    """Runs the speed layer until SIGTERM or SIGINT, or until the log as of now is published.
+
+    Args:
+        settings: Where everything is.
+        catalog: What to compute.
+        until_drained: End once everything before the log's end offsets as of now is in the tables, and all slices
+            whose end the watermark has passed have had their on-time pane.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        KafkaUnavailableError: No broker answered at the start.
+        ClickHouseUnavailableError: No ClickHouse answered at the start.
+        JobServerUnavailableError: No job server answered at the start.
+    """
+    stop = threading.Event()
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return _Run(settings, catalog, Watch(stop, stop.wait)).until(drained=until_drained)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+class _Run:
+    def __init__(self, settings: Settings, catalog: Catalog, watch: Watch) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._watch = watch
+        self._database = settings.database(catalog.source)
+        self._name = f"lockstep-{self._database}-{catalog.version}"
+        self._job: str | None = None
+        self._own = False
+
+    def until(self, *, drained: bool) -> int:
+        settings, catalog = self._settings, self._catalog
+        kafka.ensure_topics(settings, _missing(settings, {catalog.topic: catalog.topic_partitions}))
+        letters = {"max.message.bytes": str(LARGEST_LETTER_BYTES)}
+        kafka.ensure_topics(settings, _missing(settings, {catalog.dlq_topic: 1, catalog.late_topic: 1}), letters)
+        schema.apply(connect(settings), catalog, self._database)
+        client = connect(settings, self._database)
+        client.command(progress_ddl(self._database))
+        ends = self._ends()
+        done = published.forget_progress(client, catalog, self._database, ends)
+        if drained and published.is_drained(client, catalog, ends):
+            logger.info("`%s` is already published up to its end", catalog.topic)
+            return 0
+        self._ensure_job(done)
+        try:
+            self._watch_job(lambda: drained and self._is_drained(client, ends), client)
+            if not drained:
+                self._drain(client)
+        finally:
+            if self._own or not drained:
+                self._cancel()
+        return 0
+
+    def _watch_job(self, finished: Callable[[], bool], client: Client) -> None:
+        """Polls until finished or told to stop; brings the job back when it is gone."""
+        while not self._watch.stop.is_set() and not finished():
+            self._watch.sleep(POLL_S)
+            try:
+                assert self._job is not None
+                state = jobs.state(self._settings, self._job)
+                if state not in jobs.LIVE:
+                    logger.warning("job `%s` is %s; submitting it again", self._name, state)
+                    self._ensure_job(published.frontier(client, self._catalog))
+            except (jobs.JobServerUnavailableError, ClickHouseError, ClickHouseUnavailableError, OSError) as error:
+                logger.warning("%s; waiting", error)
+
+    def _drain(self, client: Client) -> None:
+        """Gives what is in the log by now a moment to be published; the rest is replayed at the next start."""
+        deadline = time.monotonic() + DRAIN_S
+        try:
+            ends = self._ends()
+            while time.monotonic() < deadline and not self._is_drained(client, ends):
+                time.sleep(POLL_S)
+        except (KafkaException, ConnectionError) as error:
+            logger.warning("%s; stopping without draining", error)
+
+    def _is_drained(self, client: Client, ends: dict[int, int]) -> bool:
+        try:
+            return published.is_drained(client, self._catalog, ends)
+        except (ClickHouseError, ClickHouseUnavailableError, OSError) as error:
+            logger.warning("%s; waiting", error)
+            return False
+
+    def _ensure_job(self, done: dict[int, int]) -> None:
+        """Takes over this catalog's job if it runs, stops jobs of other versions of it, else submits one."""
+        prefix = f"lockstep-{self._database}-"
+        self._job = None
+        for job in jobs.jobs(self._settings):
+            if job.state in jobs.LIVE and job.name == self._name and self._job is None:
+                self._job = job.id
+            elif job.state in jobs.LIVE and job.name.startswith(prefix):
+                jobs.cancel(self._settings, job.id)
+        if self._job is not None:
+            logger.info("job `%s` is running already", self._name)
+            return
+        partitions = len(kafka.partitions(self._settings, self._catalog.topic))
+        pipeline = build(self._settings, self._catalog, uuid.uuid4().hex, self._name, partitions, done)
+        self._job = pipeline.run()._job_id
+        self._own = True
+        logger.info("submitted job `%s`", self._name)
+
+    def _cancel(self) -> None:
+        if self._job is None:
+            return
+        try:
+            jobs.cancel(self._settings, self._job)
+        except jobs.JobServerUnavailableError as error:
+            logger.warning("%s; its jobs are gone with it", error)
+
+    def _ends(self) -> dict[int, int]:
+        return {n: end if end > begin else 0 for n, (begin, end) in self._log_offsets().items()}
+
+    def _log_offsets(self) -> dict[int, tuple[int, int]]:
+        return kafka.log_offsets(self._settings, self._catalog.topic)
+
+
+def _missing(settings: Settings, topics: dict[str, int]) -> dict[str, int]:
+    """Those topics that do not exist; one that does keeps the partitions it has."""
+    missing = {}
+    for topic, count in topics.items():
+        try:
+            kafka.partitions(settings, topic)
+        except kafka.TopicError:
+            missing[topic] = count
+    return missing

@@ -1,0 +1,309 @@
+"""The merge: partial states of many chunks become the whole states of slices, and the panes that publish them.
+
+Keyed state holds what was folded, as a list of Arrow batches that is appended to and now and then rewritten as one. What
+is merged already stays in memory as well, so that a bundle costs a few columnar operations per group, however many keys
+it touched, and the state is read back only after a failure or a move. A token in the state tells whether the memory is
+of the same history.
+"""
+
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+import msgspec
+import polars as pl
+from apache_beam.coders import BytesCoder
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from metrics.catalog import Catalog
+from metrics.disposition import DISPOSITIONS
+from metrics.fold import Group, groups, merge_states
+from metrics.window import milliseconds, parse_duration
+from speed_layer.memory import Memory, memory_of
+from speed_layer.partials import SLICES_PER_KEY, Element, Receipt, decode, from_ipc, to_ipc
+
+EARLY, ON_TIME, LATE = "early", "on_time", "late"
+CLEAR_MARGIN_MS = milliseconds(parse_duration("1d"))
+"""How much longer than lateness asks for a state is kept, for records whose timestamps go back in the log."""
+
+_REWRITE_AFTER = 24
+"""Appended batches after which a key's state is rewritten as one."""
+
+
+@dataclass
+class PaneBatch:
+    """What one bundle publishes: panes, ledger rows, and the receipts of what is then in the tables.
+
+    Attributes:
+        panes: By group id, whole states of the slices that changed, with a column `pane`.
+        ledger: Rows of topic_partition, block, records and a count per disposition.
+        receipts: How many elements of each chunk are in this bundle.
+    """
+
+    panes: dict[str, pl.DataFrame] = field(default_factory=dict)
+    ledger: list[tuple[int, ...]] = field(default_factory=list)
+    receipts: dict[Receipt, int] = field(default_factory=dict)
+
+
+class Meta(msgspec.Struct, array_like=True):
+    """What is known of a key besides its states.
+
+    Attributes:
+        token: Changes with every bundle; tells whether a memory is of the same history.
+        batches: Number of Arrow batches in the state.
+        open: Starts of slices that have not had their on-time pane, ascending, in ms.
+        closed: Starts of slices that have.
+    """
+
+    token: bytes
+    batches: int
+    open: list[int]
+    closed: list[int]
+
+
+_META = msgspec.msgpack.Decoder(Meta)
+_COUNTS = msgspec.msgpack.Decoder(dict[int, list[int]])
+_pack = msgspec.msgpack.encode
+
+
+class MergeIntoPanes(beam.PTransform):
+    """Elements in, a `PaneBatch` per bundle out.
+
+    An early pane per bundle holds the rows that changed. When the watermark passes the end of a slice, an on-time pane
+    holds all its rows; what comes later is in late panes. Rows are always whole states of their slice.
+    """
+
+    def __init__(self, job: str, catalog: Catalog) -> None:
+        super().__init__()
+        self._job = job
+        self._catalog = catalog
+
+    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+        """Applies the transform."""
+        return pcoll | "Merge" >> beam.ParDo(MergeStates(self._job, self._catalog))
+
+
+class MergeStates(beam.DoFn):
+    """The keyed, stateful part of `MergeIntoPanes`."""
+
+    BATCHES = BagStateSpec("batches", BytesCoder())
+    META = ReadModifyWriteStateSpec("meta", BytesCoder())
+    PANE = TimerSpec("pane", TimeDomain.WATERMARK)
+    CLEAR = TimerSpec("clear", TimeDomain.WATERMARK)
+
+    def __init__(self, job: str, catalog: Catalog) -> None:
+        self._job = job
+        self._catalog = catalog
+        self._keep_ms = milliseconds(catalog.out_of_orderness + catalog.allowed_lateness) + CLEAR_MARGIN_MS
+        self._groups: dict[str, Group] = {}
+        self._bundle = _Bundle()
+
+    def setup(self) -> None:
+        """Prepares what does not travel with the pipeline."""
+        self._groups = {group.id: group for group in groups(self._catalog)}
+
+    def start_bundle(self) -> None:
+        """Forgets a bundle that failed."""
+        self._bundle = _Bundle()
+
+    def process(
+        self,
+        element: Element,
+        batches: Any = beam.DoFn.StateParam(BATCHES),  # noqa: ANN401, B008
+        meta: Any = beam.DoFn.StateParam(META),  # noqa: ANN401, B008
+        pane: Any = beam.DoFn.TimerParam(PANE),  # noqa: ANN401, B008
+        clear: Any = beam.DoFn.TimerParam(CLEAR),  # noqa: ANN401, B008
+    ) -> None:
+        """Takes an element into the state and the bundle; the bundle's end merges it."""
+        key, value = element
+        partial = decode(value)
+        self._bundle.receipts[partial.receipt] += 1
+        name, _, place = key.partition("|")
+        if name == "ledger":
+            self._count(partial.receipt.topic_partition, partial.payload, meta)
+        elif name != "beat":
+            group = self._groups[name]
+            self._append(key, partial.payload, batches, meta)
+            block_end = (int(place.partition("|")[0]) + 1) * group.slice_width_ms * SLICES_PER_KEY
+            now = self._bundle.metas[key]
+            slices = set(from_ipc_slices(self._bundle.added[key][-1]))
+            fresh = slices.difference(now.open, now.closed)
+            if fresh:
+                now.open = sorted({*now.open, *fresh})
+                _set(pane, now.open[0] + group.slice_width_ms)
+                _set(clear, max(block_end, partial.receipt.watermark or 0) + self._keep_ms)
+            meta.write(_pack(now))
+
+    @on_timer(PANE)
+    def on_pane(
+        self,
+        key: str = beam.DoFn.KeyParam,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        batches: Any = beam.DoFn.StateParam(BATCHES),  # noqa: ANN401, B008
+        meta: Any = beam.DoFn.StateParam(META),  # noqa: ANN401, B008
+        pane: Any = beam.DoFn.TimerParam(PANE),  # noqa: ANN401, B008
+    ) -> None:
+        """The watermark has passed the end of a slice: its rows are due."""
+        group = self._groups[key.partition("|")[0]]
+        now = self._known(key, batches, meta)
+        if now is None:
+            return
+        reached = timestamp.micros // 1000
+        due = [start for start in now.open if start + group.slice_width_ms <= reached]
+        now.open = [start for start in now.open if start + group.slice_width_ms > reached]
+        now.closed += due
+        self._bundle.due[key].update(due)
+        if now.open:
+            _set(pane, now.open[0] + group.slice_width_ms)
+        meta.write(_pack(now))
+
+    @on_timer(CLEAR)
+    def on_clear(
+        self,
+        key: str = beam.DoFn.KeyParam,
+        batches: Any = beam.DoFn.StateParam(BATCHES),  # noqa: ANN401, B008
+        meta: Any = beam.DoFn.StateParam(META),  # noqa: ANN401, B008
+    ) -> None:
+        """Nothing that counts can come any more: the state goes."""
+        batches.clear()
+        meta.clear()
+        self._bundle.cleared.add(key)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Merges what the bundle took in and puts out its panes."""
+        bundle, memory = self._bundle, memory_of(self._job)
+        batch = PaneBatch(receipts=dict(bundle.receipts), ledger=bundle.ledger_rows())
+        by_group: dict[str, list[str]] = defaultdict(list)
+        for key in {**bundle.added, **bundle.due}:
+            by_group[key.partition("|")[0]].append(key)
+        for name, keys in by_group.items():
+            rows = bundle.merge(self._groups[name], keys, memory)
+            if not rows.is_empty():
+                batch.panes[name] = rows
+        for key in bundle.cleared:
+            memory.drop(key)
+        self._bundle = _Bundle()
+        if batch.receipts or batch.panes:
+            yield WindowedValue(batch, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def _known(self, key: str, batches: Any, meta: Any) -> Meta | None:  # noqa: ANN401
+        """The key's meta, with its merged states in the bundle; None if the key has no state."""
+        bundle = self._bundle
+        if key in bundle.metas:
+            return bundle.metas[key]
+        packed = meta.read()
+        if packed is None:
+            return None
+        now = _META.decode(packed)
+        frame = memory_of(self._job).get(key, now.token)
+        if frame is None:
+            group = self._groups[key.partition("|")[0]]
+            frame = merge_states(group, pl.concat([from_ipc(batch) for batch in batches.read()]))
+        bundle.bases[key] = frame
+        bundle.metas[key] = now
+        now.token = secrets.token_bytes(8)
+        return now
+
+    def _append(self, key: str, payload: bytes, batches: Any, meta: Any) -> None:  # noqa: ANN401
+        bundle = self._bundle
+        now = self._known(key, batches, meta)
+        if now is None:
+            now = bundle.metas[key] = Meta(secrets.token_bytes(8), 0, [], [])
+        elif key in bundle.cleared:
+            for frame in [*([bundle.bases[key]] if key in bundle.bases else []), *bundle.added.get(key, ())]:
+                batches.add(to_ipc(frame))
+        elif now.batches >= _REWRITE_AFTER and key not in bundle.added:
+            batches.clear()
+            batches.add(to_ipc(bundle.bases[key]))
+            now.batches = 1
+        bundle.cleared.discard(key)
+        batches.add(payload)
+        now.batches += 1
+        bundle.added[key].append(from_ipc(payload))
+
+    def _count(self, topic_partition: int, payload: bytes, meta: Any) -> None:  # noqa: ANN401
+        packed = meta.read()
+        counts = _COUNTS.decode(packed) if packed else {}
+        for block, more in _COUNTS.decode(payload).items():
+            have = counts.get(block, [0] * len(more))
+            counts[block] = [a + b for a, b in zip(have, more, strict=True)]
+            self._bundle.ledger[topic_partition, block] = counts[block]
+        meta.write(_pack(counts))
+
+
+class _Bundle:
+    """What a bundle has taken in so far."""
+
+    def __init__(self) -> None:
+        self.receipts: dict[Receipt, int] = defaultdict(int)
+        self.ledger: dict[tuple[int, int], list[int]] = {}
+        self.metas: dict[str, Meta] = {}
+        self.bases: dict[str, pl.DataFrame] = {}
+        self.added: dict[str, list[pl.DataFrame]] = defaultdict(list)
+        self.due: dict[str, set[int]] = defaultdict(set)
+        self.cleared: set[str] = set()
+
+    def ledger_rows(self) -> list[tuple[int, ...]]:
+        return [(*place, *counts) for place, counts in self.ledger.items()]
+
+    def merge(self, group: Group, keys: list[str], memory: Memory) -> pl.DataFrame:
+        """Merges one group's keys in one pass, renews the memory, and gives the rows to publish with their pane."""
+        number = {key: index for index, key in enumerate(keys)}
+        added = [_numbered(frame, number[key]) for key in keys for frame in self.added.get(key, ())]
+        bases = [_numbered(self.bases[key], number[key]) for key in keys if key in self.bases]
+        base = pl.concat(bases) if bases else None
+        if added:
+            fresh = pl.concat(added)
+            touched = fresh.select(*group.keys, "_key").unique()
+            old = [] if base is None else [base.join(touched, on=group.keys, how="semi")]
+            changed = merge_states(group, pl.concat([fresh, *old]).drop("_key")).join(
+                touched, on=group.keys, how="left", maintain_order="left"
+            )
+            rest = [] if base is None else [base.join(touched, on=group.keys, how="anti")]
+            whole = pl.concat([changed, *rest])
+        elif base is not None:
+            whole, changed = base, base.clear()
+        else:
+            return pl.DataFrame()
+        for (index,), frame in whole.partition_by("_key", as_dict=True, include_key=False).items():
+            key = keys[index]
+            memory.put(key, self.metas[key].token, frame)
+        return self._panes(group, keys, whole, changed)
+
+    def _panes(self, group: Group, keys: list[str], whole: pl.DataFrame, changed: pl.DataFrame) -> pl.DataFrame:
+        due = _slices(keys, {key: self.due.get(key, ()) for key in keys})
+        late = _slices(keys, {key: self.metas[key].closed for key in keys})
+        place = ["_key", "slice_start"]
+        on_time = whole.join(due, on=place, how="semi").with_columns(pane=pl.lit(ON_TIME))
+        others = changed.join(due, on=place, how="anti")
+        behind = others.join(late, on=place, how="semi").with_columns(pane=pl.lit(LATE))
+        early = others.join(late, on=place, how="anti").with_columns(pane=pl.lit(EARLY))
+        return pl.concat([on_time, behind, early]).drop("_key")
+
+
+def from_ipc_slices(frame: pl.DataFrame) -> list[int]:
+    """The slices that a frame of states has rows of."""
+    return frame["slice_start"].unique().to_list()
+
+
+def _numbered(frame: pl.DataFrame, number: int) -> pl.DataFrame:
+    return frame.with_columns(_key=pl.lit(number, pl.Int32))
+
+
+def _slices(keys: list[str], slices: dict[str, Any]) -> pl.DataFrame:
+    pairs = [(index, start) for index, key in enumerate(keys) for start in slices[key]]
+    return pl.DataFrame(pairs, schema={"_key": pl.Int32, "slice_start": pl.Int64}, orient="row")
+
+
+def _set(timer: Any, moment_ms: int) -> None:  # noqa: ANN401
+    timer.set(Timestamp(micros=moment_ms * 1000))
+
+
+LEDGER_COLUMNS = ("topic_partition", "block", "records", *DISPOSITIONS)

@@ -1,0 +1,116 @@
+"""Partials: what one chunk of a topic partition becomes, a few elements instead of one per event.
+
+An element is a pair of text key and bytes. Keys gather what is merged together:
+
+- ``<group>|<block>|<bucket>``: states of `SLICES_PER_KEY` neighbouring slices of a group, split by a hash of the dimensions;
+- ``ledger|<topic partition>|<n>``: counts of `LEDGER_BLOCKS_PER_KEY` neighbouring blocks of the ledger;
+- ``beat|<topic partition>``: nothing but a watermark, from a partition that has nothing new.
+
+Every element carries the `Receipt` of its chunk; once the elements of a chunk are in the tables, so is the chunk.
+"""
+
+import io
+from collections.abc import Iterator
+
+import msgspec
+import polars as pl
+import xxhash
+
+from metrics.disposition import Chunk
+from metrics.fold import Group, partial_states
+
+SLICES_PER_KEY = 64
+"""Slices whose states share a key: replaying days of history must not make an element of every minute."""
+
+LEDGER_BLOCKS_PER_KEY = 64
+
+Element = tuple[str, bytes]
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True):
+    """Which offsets an element came from.
+
+    Attributes:
+        topic_partition: The topic partition.
+        origin: The first offset that this job read of it.
+        start: First offset of the chunk.
+        end: Offset after its last one; exclusive.
+        parts: Elements that the chunk became; 0 for a beat.
+        watermark: The partition's watermark after the chunk, in ms; None before its first record.
+    """
+
+    topic_partition: int
+    origin: int
+    start: int
+    end: int
+    parts: int
+    watermark: int | None
+
+
+class Partial(msgspec.Struct, frozen=True, array_like=True):
+    """The value of an element: its receipt and Arrow IPC bytes (a group's states) or packed counts (the ledger)."""
+
+    receipt: Receipt
+    payload: bytes
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Partial)
+
+
+def decode(value: bytes) -> Partial:
+    """The partial in an element's value."""
+    return _DECODER.decode(value)
+
+
+def elements(chunk: Chunk, groups: tuple[Group, ...], buckets: int, receipt: Receipt) -> list[Element]:
+    """The elements of a chunk, each with a receipt that says how many there are; `receipt.parts` is ignored."""
+    payloads = [*_ledger(chunk)]
+    counted = chunk.counted
+    if not counted.is_empty():
+        for group in groups:
+            payloads.extend(_states(group, partial_states(group, counted), buckets))
+    whole = msgspec.structs.replace(receipt, parts=len(payloads))
+    return [(key, _ENCODER.encode(Partial(whole, payload))) for key, payload in payloads]
+
+
+def beat(receipt: Receipt) -> Element:
+    """An element that only moves the watermark of its partition."""
+    whole = msgspec.structs.replace(receipt, parts=0)
+    return f"beat|{receipt.topic_partition}", _ENCODER.encode(Partial(whole, b""))
+
+
+def to_ipc(frame: pl.DataFrame) -> bytes:
+    """The frame as an Arrow IPC stream."""
+    buffer = io.BytesIO()
+    frame.write_ipc_stream(buffer, compression="uncompressed")
+    return buffer.getvalue()
+
+
+def from_ipc(data: bytes) -> pl.DataFrame:
+    """The frame in an Arrow IPC stream."""
+    return pl.read_ipc_stream(io.BytesIO(data))
+
+
+def _ledger(chunk: Chunk) -> Iterator[Element]:
+    ledger = chunk.ledger
+    if ledger.is_empty():
+        return
+    by_key = ledger.with_columns(_key=pl.col("block") // LEDGER_BLOCKS_PER_KEY)
+    for (partition, number), rows in by_key.partition_by("topic_partition", "_key", as_dict=True).items():
+        counts = {row[1]: row[2:] for row in rows.drop("_key").rows()}
+        yield f"ledger|{partition}|{number}", _ENCODER.encode(counts)
+
+
+def _states(group: Group, states: pl.DataFrame, buckets: int) -> Iterator[Element]:
+    block = (pl.col("slice_start") // (group.slice_width_ms * SLICES_PER_KEY)).alias("_block")
+    if group.by:
+        texts = states.select(pl.concat_str(group.by, separator="\x1f")).to_series().to_list()
+        hashed = pl.Series(
+            "_bucket", [xxhash.xxh32_intdigest(text.encode()) % buckets for text in texts], dtype=pl.Int64
+        )
+    else:
+        hashed = pl.Series("_bucket", [0], dtype=pl.Int64).new_from_index(0, states.height)
+    keyed = states.with_columns(block, hashed)
+    for (number, bucket), rows in keyed.partition_by("_block", "_bucket", as_dict=True, include_key=False).items():
+        yield f"{group.id}|{number}|{bucket}", to_ipc(rows)

@@ -1,0 +1,112 @@
+"""The pipeline: log -> chunks -> partial states -> whole states in panes -> ClickHouse -> progress."""
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.external import ExternalTransform, ImplicitSchemaPayloadBuilder
+
+from infra.settings import Settings
+from metrics.catalog import Catalog
+from speed_layer.merge import MergeIntoPanes
+from speed_layer.publish import TrackProgress, WritePanes, WriteProgress
+from speed_layer.source import ReadPartition
+
+GENERATE_SEQUENCE = "beam:external:java:generate_sequence:v1"
+LARGEST_BUNDLE_MS = 100
+_SEED_PERIOD_MS = 1000
+
+
+class Seeds(beam.PTransform):
+    """The numbers of the topic partitions, each once, from a source that is native to Flink.
+
+    A splittable DoFn that is seeded by `Create` or `Impulse` does not start once checkpoints are on.
+    """
+
+    def __init__(self, count: int, expansion_service: str) -> None:
+        super().__init__()
+        self._count = count
+        self._expansion_service = expansion_service
+
+    def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
+        """Applies the transform."""
+        count = self._count
+        every = ImplicitSchemaPayloadBuilder({"start": 0, "elements_per_period": count, "period": _SEED_PERIOD_MS})
+        return (
+            pbegin
+            | "Count" >> ExternalTransform(GENERATE_SEQUENCE, every, self._expansion_service)
+            | "One per partition" >> beam.Filter(lambda number: number < count).with_output_types(int)
+            | "Spread" >> beam.Reshuffle()
+        )
+
+
+class SpeedLayer(beam.PTransform):
+    """The whole of the speed layer, from the numbers of topic partitions on."""
+
+    def __init__(self, job: str, settings: Settings, catalog: Catalog, published: dict[int, int]) -> None:
+        super().__init__()
+        self._job = job
+        self._settings = settings
+        self._catalog = catalog
+        self._published = published
+
+    def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
+        """Applies the transform."""
+        read = ReadPartition(self._job, self._settings, self._catalog, self._published)
+        return (
+            pcoll
+            | "Read partitions" >> beam.ParDo(read).with_output_types(tuple[str, bytes])
+            | "Merge into panes" >> MergeIntoPanes(self._job, self._catalog)
+            | "Write panes"
+            >> beam.ParDo(WritePanes(self._settings, self._catalog)).with_output_types(tuple[int, bytes])
+            | "Track progress" >> beam.ParDo(TrackProgress())
+            | "Write progress" >> beam.ParDo(WriteProgress(self._settings, self._catalog))
+        )
+
+
+def options(settings: Settings, job_name: str) -> PipelineOptions:
+    """The options under which the pipeline runs on Flink."""
+    state = settings.data_dir.absolute() / "flink"
+    (state / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return PipelineOptions(
+        [
+            "--runner=PortableRunner",
+            f"--job_name={job_name}",
+            f"--job_endpoint={settings.job_endpoint}",
+            f"--artifact_endpoint={settings.artifact_endpoint}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config={settings.worker_endpoint}",
+            f"--sdk_worker_parallelism={settings.parallelism}",
+            f"--parallelism={settings.parallelism}",
+            "--streaming",
+            # Flink runs the expanded Java source natively only so.
+            "--experiments=use_deprecated_read",
+            f"--checkpointing_interval={settings.checkpoint_interval_ms}",
+            "--state_backend=rocksdb",
+            # The default storage holds 5 MB and then fails the job.
+            f"--state_backend_storage_path=file://{state / 'checkpoints'}",
+            # Spelt so in the runner.
+            f"--max_bundle_time_mills={LARGEST_BUNDLE_MS}",
+            "--max_bundle_size=1000",
+        ]
+    )
+
+
+def build(
+    settings: Settings, catalog: Catalog, job: str, job_name: str, partitions: int, published: dict[int, int]
+) -> beam.Pipeline:
+    """The pipeline, ready to run.
+
+    Args:
+        settings: Where everything is.
+        catalog: What to compute.
+        job: Names this submission; memories of other submissions are not used.
+        job_name: The name shown by the job server.
+        partitions: Number of partitions of the topic.
+        published: By topic partition, the offset before which side outputs are already stored.
+    """
+    pipeline = beam.Pipeline(options=options(settings, job_name))
+    _ = (
+        pipeline
+        | "Topic partitions" >> Seeds(partitions, settings.expansion_endpoint)
+        | "Speed layer" >> SpeedLayer(job, settings, catalog, published)
+    )
+    return pipeline

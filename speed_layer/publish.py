@@ -1,0 +1,187 @@
+"""Publishing: panes into tables, then the receipts of what is in them, then how far the log is published.
+
+A chunk of the log is published once all its elements are. `TrackProgress` joins the receipts of a topic partition to a
+frontier: everything before it is in the tables, whichever workers put it there.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import msgspec
+import polars as pl
+from apache_beam.coders import BytesCoder
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from infra.clickhouse import quote
+from infra.settings import Settings
+from metrics.catalog import Catalog
+from metrics.fold import Group, groups, metric_rows
+from speed_layer.merge import LEDGER_COLUMNS, PaneBatch
+from speed_layer.partials import Receipt
+from speed_layer.tables import TableWriter, as_time
+
+PROGRESS_TABLE = "speed_progress"
+
+_pack = msgspec.msgpack.encode
+_RECEIPTS = msgspec.msgpack.Decoder(list[tuple[Receipt, int]])
+
+
+class WritePanes(beam.DoFn):
+    """Writes pane batches and puts out their receipts by topic partition, once the rows are stored."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._groups: dict[str, Group] = {}
+        self._tables: TableWriter | None = None
+
+    def setup(self) -> None:
+        """Prepares what does not travel with the pipeline."""
+        self._groups = {group.id: group for group in groups(self._catalog)}
+        self._tables = TableWriter(self._settings, self._catalog)
+
+    def process(self, batch: PaneBatch) -> Iterator[tuple[int, bytes]]:
+        """Writes one bundle's rows, a batch per table."""
+        assert self._tables is not None
+        for name, rows in batch.panes.items():
+            for metric in self._groups[name].metrics:
+                self._tables.insert(quote(f"speed_{metric.name}"), speed_rows(self._groups[name], metric, rows))
+        if batch.ledger:
+            ledger = pl.DataFrame(batch.ledger, schema=_ledger_schema(), orient="row")
+            self._tables.insert(
+                quote("ledger"), ledger.select(pl.lit(self._catalog.topic).alias("topic"), *LEDGER_COLUMNS)
+            )
+        by_partition: dict[int, list[tuple[Receipt, int]]] = {}
+        for receipt, count in batch.receipts.items():
+            by_partition.setdefault(receipt.topic_partition, []).append((receipt, count))
+        for partition, receipts in by_partition.items():
+            yield partition, _pack(receipts)
+
+
+def speed_rows(group: Group, metric: Any, rows: pl.DataFrame) -> pl.DataFrame:  # noqa: ANN401
+    """A metric's rows of a pane as `speed_<metric>` holds them."""
+    parts = [
+        metric_rows(group, metric, part).with_columns(pane=pl.lit(pane))
+        for (pane,), part in rows.partition_by("pane", as_dict=True).items()
+    ]
+    if not parts:
+        return pl.DataFrame()
+    return pl.concat(parts).with_columns(as_time("slice_start"), metric_version=pl.lit(metric.metric_version))
+
+
+class Progress(NamedTuple):
+    """How far a topic partition is published: every offset before `next_offset`; the watermark is in ms."""
+
+    topic_partition: int
+    next_offset: int
+    watermark: int | None
+
+
+class Frontier(msgspec.Struct, array_like=True):
+    """What is published of a topic partition, with the chunks beyond it that are complete or on their way.
+
+    Attributes:
+        next_offset: Everything before it is published.
+        watermark: The partition's watermark there, in ms.
+        ahead: By first offset: end, elements, elements published, watermark.
+    """
+
+    next_offset: int
+    watermark: int | None
+    ahead: dict[int, list[int | None]]
+
+    def take(self, receipt: Receipt, count: int) -> None:
+        """Takes note of published elements of a chunk."""
+        if receipt.parts == 0 and receipt.start <= self.next_offset:
+            if receipt.end >= self.next_offset:
+                self._reach(receipt.end, receipt.watermark)
+            return
+        if receipt.parts == 0:
+            return  # a later beat says the same
+        chunk = self.ahead.setdefault(receipt.start, [receipt.end, receipt.parts, 0, receipt.watermark])
+        chunk[2] = (chunk[2] or 0) + count
+        while (first := self.ahead.get(self.next_offset)) and first[1] == first[2]:
+            del self.ahead[self.next_offset]
+            self._reach(first[0] or 0, first[3])
+
+    def _reach(self, end: int, watermark: int | None) -> None:
+        self.next_offset = end
+        if watermark is not None:
+            self.watermark = watermark if self.watermark is None else max(self.watermark, watermark)
+
+
+_FRONTIER = msgspec.msgpack.Decoder(Frontier)
+
+
+class TrackProgress(beam.DoFn):
+    """Joins receipts, keyed by topic partition, to a frontier; puts out where it stands at the end of each bundle."""
+
+    FRONTIER = ReadModifyWriteStateSpec("frontier", BytesCoder())
+
+    def __init__(self) -> None:
+        self._reached: dict[int, Progress] = {}
+
+    def start_bundle(self) -> None:
+        """Forgets a bundle that failed."""
+        self._reached = {}
+
+    def process(self, element: tuple[int, bytes], state: Any = beam.DoFn.StateParam(FRONTIER)) -> None:  # noqa: ANN401, B008
+        """Takes receipts into the frontier."""
+        partition, packed = element
+        receipts = _RECEIPTS.decode(packed)
+        known = state.read()
+        frontier = _FRONTIER.decode(known) if known else Frontier(receipts[0][0].origin, None, {})
+        for receipt, count in receipts:
+            frontier.take(receipt, count)
+        state.write(_pack(frontier))
+        self._reached[partition] = Progress(partition, frontier.next_offset, frontier.watermark)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Puts out where each partition stands."""
+        if self._reached:
+            reached = list(self._reached.values())
+            self._reached = {}
+            yield WindowedValue(reached, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+
+class WriteProgress(beam.DoFn):
+    """Writes progress into `watermarks`, and into `speed_progress` by catalog version."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._tables: TableWriter | None = None
+
+    def setup(self) -> None:
+        """Prepares what does not travel with the pipeline."""
+        self._tables = TableWriter(self._settings, self._catalog)
+
+    def process(self, reached: list[Progress]) -> None:
+        """Writes where partitions stand; one without any record has no watermark yet and is left out."""
+        assert self._tables is not None
+        rows = pl.DataFrame(
+            [(p.topic_partition, p.next_offset, p.watermark) for p in reached if p.watermark is not None],
+            schema={"topic_partition": pl.Int32, "next_offset": pl.Int64, "watermark": pl.Int64},
+            orient="row",
+        ).select(pl.lit(self._catalog.topic).alias("topic"), pl.all().exclude("watermark"), as_time("watermark"))
+        self._tables.insert(
+            quote(PROGRESS_TABLE), rows.with_columns(catalog_version=pl.lit(self._catalog.version)), repeat=True
+        )
+        self._tables.insert(quote("watermarks"), rows, repeat=True)
+
+
+def progress_ddl(database: str) -> str:
+    """The table of what is published by catalog version: a changed catalog begins at nothing."""
+    return (
+        f"CREATE TABLE IF NOT EXISTS {quote(database)}.{quote(PROGRESS_TABLE)} "
+        "(catalog_version String, topic String, topic_partition Int32, next_offset Int64, "
+        "watermark DateTime64(3, 'UTC'), at DateTime64(3, 'UTC') DEFAULT now64(3)) "
+        "ENGINE = ReplacingMergeTree(next_offset) ORDER BY (catalog_version, topic, topic_partition)"
+    )
+
+
+def _ledger_schema() -> dict[str, Any]:
+    return {name: pl.UInt64 for name in LEDGER_COLUMNS} | {"topic_partition": pl.Int32, "block": pl.Int64}
