@@ -1,0 +1,52 @@
+"""The `lockstep` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestration.cli import catalog, data, demo, layers, serve, stack
+from orchestration.cli.common import DEMO_CATALOG, STATE, guarded
+
+app = typer.Typer(
+    name="lockstep",
+    help=(
+        "Live numbers from a speed layer, nightly numbers from a batch layer, and every difference between them "
+        "explained.\n\nExit codes: 0 done, 1 the work found a problem, 2 wrong usage or setup."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(
+    catalog_file: Annotated[
+        Path,
+        typer.Option(
+            "--catalog",
+            "-c",
+            envvar="LOCKSTEP_CATALOG",
+            help="Catalog of metrics: a YAML file, or the directory that holds one.",
+            show_default="the demo's shop",
+        ),
+    ] = DEMO_CATALOG,
+) -> None:
+    """Note the global options for the command that follows."""
+    STATE.catalog = catalog_file
+    STATE.json_output = False
+
+
+for family in (demo, stack, catalog, data, layers, serve):
+    family.register(app)
+
+
+def main() -> None:
+    """Run the command line; the exit code says how it went."""
+    guarded(app)
+
+
+if __name__ == "__main__":
+    main()
