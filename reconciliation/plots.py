@@ -10,7 +10,10 @@ from reconciliation.causes import CAUSES
 
 WIDTH = 960
 _LEFT, _RIGHT = 62, 8
-_TOP, _LEVELS, _GAP, _PARTS, _BOTTOM = 10, 150, 26, 84, 24
+_TOP, _LEVELS, _GAP, _PARTS, _BOTTOM = 10, 150, 26, 78, 24
+_TICK_HOURS = {1: 3, 2: 6, 3: 6, 4: 12, 5: 12}
+_DENSE = 150
+_ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ def series(columns: Sequence[Column], width: timedelta, start: datetime, end: da
         return _LEFT + plot * ((moment - start) / timedelta(seconds=1)) / span
 
     ceiling = nice_ceiling(max([max(c.exact, c.speed) for c in columns], default=0.0))
-    reach = nice_ceiling(max([_reach(c.parts) for c in columns], default=0.0))
+    up, down = _reach(columns)
     base = _TOP + _LEVELS
-    middle = base + _GAP + _PARTS / 2
+    unit = _PARTS / (up + down)
+    middle = base + _GAP + up * unit
     shapes = [f'<svg viewBox="0 0 {WIDTH} {height}" class="plot" role="img" aria-label="speed and exact over time">']
     shapes += _grid([(0.0, base), (ceiling / 2, base - _LEVELS / 2), (ceiling, base - _LEVELS)])
-    shapes += _grid([(reach, middle - _PARTS / 2), (0.0, middle), (-reach, middle + _PARTS / 2)], signed=True)
+    far = [(value, middle - value * unit) for value in (up, -down) if value]
+    shapes += _grid([*far, (0.0, middle)], signed=True)
     shapes += _time_axis(start, end, across, height)
     bar = max(0.8, plot * (width / timedelta(seconds=1)) / span)
     inset = min(1.5, bar * 0.12)
@@ -60,12 +65,13 @@ def series(columns: Sequence[Column], width: timedelta, start: datetime, end: da
             part = column.parts.get(cause, 0.0)
             if not part:
                 continue
-            size = _PARTS / 2 * abs(part) / reach
+            size = abs(part) * unit
             top = middle - above - size if part > 0 else middle + below
             above, below = (above + size, below) if part > 0 else (above, below + size)
             # a part too small to see is drawn a pixel high: that there is one matters more than how large it is
             shapes.append(_rect(left + inset, top, max(bar - 2 * inset, 1.2), max(size, 1.0), f"c-{cause}", tip))
-    shapes.append(f'<path d="{"".join(steps)}" class="speed"/>')
+    kind = "speed thin" if len(columns) > _DENSE else "speed"
+    shapes.append(f'<path d="{"".join(steps)}" class="{kind}"/>')
     if not any(part for column in columns for part in column.parts.values()):
         shapes.append(f'<text x="{_LEFT + plot / 2}" y="{middle - 8}" class="quiet">no difference in any window</text>')
     return "".join([*shapes, "</svg>"])
@@ -103,6 +109,8 @@ def bars(values: Sequence[tuple[str, float, str]], tone: str) -> str:
     shapes = [f'<svg viewBox="0 0 {width} {height}" class="plot" role="img">']
     base = height - foot
     shapes.append(f'<line x1="0" x2="{width}" y1="{base}" y2="{base}" class="axis"/>')
+    if not any(value for _, value, _ in values):
+        shapes.append(f'<text x="{width / 2}" y="{base / 2 + 6}" class="quiet">none</text>')
     for index, (label, value, tip) in enumerate(values):
         size = (base - 6) * value / most
         shapes.append(_rect(index * pitch + 2, base - size, pitch - 4, size, tone, f"{label}: {tip}", radius=2))
@@ -115,11 +123,11 @@ def bars(values: Sequence[tuple[str, float, str]], tone: str) -> str:
 
 
 def nice_ceiling(value: float) -> float:
-    """The least of 1, 2, 2.5, 5 times a power of ten that is not below the value; 1 for nothing."""
+    """The least round number that is not below the value; 1 for nothing."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next((step * power for step in (1, 2, 2.5, 5) if step * power >= value * 0.999999), 10 * power)
+    return next((step * power for step in _ROUND if step * power >= value * 0.999999), 10 * power)
 
 
 def short(value: float) -> str:
@@ -131,10 +139,15 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _reach(parts: Mapping[str, float]) -> float:
-    up = sum(part for part in parts.values() if part > 0)
-    down = -sum(part for part in parts.values() if part < 0)
-    return max(up, down)
+def _reach(columns: Sequence[Column]) -> tuple[float, float]:
+    """How far the parts reach above and below zero, rounded up; a side that has none takes no room."""
+    up = max([sum(part for part in c.parts.values() if part > 0) for c in columns], default=0.0)
+    down = max([-sum(part for part in c.parts.values() if part < 0) for c in columns], default=0.0)
+    if up and down:
+        # neither side so thin that its label meets the other's
+        least = 0.25 * max(up, down)
+        return nice_ceiling(max(up, least)), nice_ceiling(max(down, least))
+    return (nice_ceiling(up), 0.0) if up or not down else (0.0, nice_ceiling(down))
 
 
 def _grid(lines: Sequence[tuple[float, float]], *, signed: bool = False) -> list[str]:
@@ -149,7 +162,7 @@ def _grid(lines: Sequence[tuple[float, float]], *, signed: bool = False) -> list
 
 def _time_axis(start: datetime, end: datetime, across: Callable[[datetime], float], height: int) -> list[str]:
     days = max(1, (end - start) // timedelta(days=1))
-    every = timedelta(hours=3 * days) if days <= 4 else timedelta(days=-(-days // 12))  # noqa: PLR2004 - labels fit
+    every = timedelta(hours=_TICK_HOURS[days]) if days in _TICK_HOURS else timedelta(days=-(-days // 12))
     shapes = []
     moment = start
     while moment < end:

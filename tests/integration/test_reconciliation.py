@@ -1,5 +1,6 @@
 """Reconciliation against a real ClickHouse, over tables whose every row is known."""
 
+import json
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from metrics.reference import answer
 from reconciliation.certificate import Outcome, Verdict
 from reconciliation.evidence import ManifestError
 from reconciliation.reconcile import reconcile
+from reconciliation.report import build, write_report
 from reconciliation.result import Status, summaries
 
 NEXT = date(2026, 3, 2)
@@ -314,3 +316,37 @@ def test_the_certificate_is_issued_at_the_time_given(clickhouse, client, seed):
         f"SELECT run_id, certified, toString(verdict), residual, causes FROM {seed.database}.certificates"
     ).result_rows
     assert rows == [("run-1", True, "clean", 0, dict(result.causes))]
+
+
+def test_the_report_names_exactly_the_records_that_were_not_counted(clickhouse, client, seed, tmp_path):
+    log = make_log()
+    seed.speed(log)
+    seed.batch(log)
+    results = reconcile(clickhouse, seed.catalog, [DAY], client=client)
+    paths = write_report(clickhouse, seed.catalog, DAY, tmp_path, results=results, client=client)
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["2026-03-01.html", "index.html"]
+    doc = json.loads(paths.json.read_text())
+    (part,) = doc["partitions"]
+    named = {(r["topic_partition"], r["offset"]): r["disposition"] for r in part["exceptions"]["records"]}
+    said = {at: kind for at, kind in answer(seed.tree, log).dispositions.items() if kind != "counted"}
+    assert named == said
+    assert part["exceptions"]["total"] == len(said)
+    assert doc["headline"]["verdict"] == "clean"
+    assert doc["headline"]["certified"] == 1
+    assert "2026-03-01" in paths.index.read_text()
+    late = next(r for r in part["exceptions"]["records"] if r["disposition"] == "late")
+    assert late["event_id"] in paths.html.read_text()
+
+
+def test_a_report_made_alone_certifies_nothing_and_shows_the_certificate_that_is_there(
+    clickhouse, client, seed, tmp_path
+):
+    log = make_log(events=200)
+    seed.speed(log)
+    seed.batch(log)
+    before = build(clickhouse, seed.catalog, DAY, client=client)
+    assert (before["partitions"][0]["issued_at"], seed.certificates()) == (None, 0)
+    reconcile(clickhouse, seed.catalog, [DAY], client=client)
+    after = build(clickhouse, seed.catalog, [DAY, NEXT], client=client)
+    assert after["partitions"][0]["issued_at"] is not None
+    assert (after["from"], after["to"], after["headline"]["verdict"]) == ("2026-03-01", "2026-03-02", "not_published")
