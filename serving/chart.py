@@ -1,0 +1,255 @@
+"""From rows of a served view to the options of an ECharts line chart: values in, a plain dict out.
+
+A line per combination of dimensions: solid where certified, dashed where provisional, with a band between its bounds.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from metrics.catalog import Metric
+from metrics.window import to_epoch_ms
+from serving.query import Row, Value
+
+COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#06b6d4", "#ec4899", "#84cc16")
+MOST_LINES = len(COLORS)
+MOST_FILLED = 3_000
+"""Windows without a row are drawn as zero up to this many windows; a longer axis shows only those with rows."""
+
+FEW_POINTS = 80
+"""Up to this many windows each is marked by a dot."""
+
+# Legible on the light and on the dark page alike, since the server does not know which one a reader has.
+INK = "#8390a5"
+FAINT = "rgba(131, 144, 165, 0.18)"
+
+_TOOLTIP = """(items) => {
+  const shown = new Map();
+  for (const item of items) {
+    const v = item.value;
+    if (item.seriesName.startsWith('\\u0000') || v[1] === null || v[1] === undefined) continue;
+    if (!shown.has(item.seriesName) || v[4] === 'batch') shown.set(item.seriesName, item);
+  }
+  if (!shown.size) return '';
+  const text = (s) => String(s).replace(/[&<>"]/g, (c) => '&#' + c.charCodeAt(0) + ';');
+  const number = (n) => Number(n).toLocaleString('en-US', {maximumFractionDigits: 2});
+  const at = (ms) => new Date(ms).toISOString().slice(0, 16).replace('T', ' ');
+  const sorted = [...shown.values()].sort((a, b) => b.value[1] - a.value[1]);
+  const first = sorted[0].value;
+  let html = `<div class="ls-tip-time">${at(first[0])} UTC <span class="ls-chip ls-${first[4]}">`
+    + (first[4] === 'batch' ? 'certified' : 'provisional') + '</span></div>';
+  for (const item of sorted) {
+    const v = item.value;
+    const bounds = v[2] === null ? '' : `<small>${number(v[2])} to ${number(v[3])}</small>`;
+    html += `<div class="ls-tip-row"><i style="background:${item.color}"></i><span>${text(item.seriesName)}</span>`
+      + `${bounds}<b>${number(v[1])}</b></div>`;
+  }
+  return html;
+}"""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A window on a line. `layer` is speed or batch; bounds are None where the value is exact."""
+
+    start: datetime
+    value: Value
+    lower: Value | None
+    upper: Value | None
+    layer: str
+
+    @property
+    def certified(self) -> bool:
+        """Whether the line is solid here."""
+        return self.layer == "batch"
+
+    def datum(self) -> list[Any]:
+        """What ECharts gets: time, value, bounds, layer."""
+        bounds = [None if bound is None else float(bound) for bound in (self.lower, self.upper)]
+        return [to_epoch_ms(self.start), float(self.value), *bounds, self.layer]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a chart by name, the largest first, and how many more there were than a chart can show."""
+
+    points: Mapping[str, Sequence[Point]]
+    left_out: int
+
+
+def lines(metric: Metric, grain: str, rows: Iterable[Row], filled_until: datetime | None) -> Lines:
+    """The rows as lines.
+
+    Args:
+        metric: the metric; its name is the line's where there are no dimensions.
+        grain: the rows' grain.
+        rows: in order of time.
+        filled_until: up to here, exclusive, a window without a row had no events and is drawn as zero: the data
+            watermark, before which everything is published. None fills nothing.
+    """
+    found: dict[str, dict[datetime, Point]] = {}
+    totals: dict[str, float] = {}
+    certified_days = set()
+    for row in rows:
+        name = label(metric, row)
+        point = Point(row.window_start, row.value, row.lower, row.upper, row.layer)
+        found.setdefault(name, {})[row.window_start] = point
+        totals[name] = totals.get(name, 0.0) + float(row.value)
+        if point.certified:
+            certified_days.add(row.window_start.date())
+    largest = sorted(totals, key=lambda name: (-totals[name], name))
+    kept = sorted(largest[:MOST_LINES], key=largest.index)
+    starts = {start for points in found.values() for start in points}
+    for start in _windows(starts, metric.window(grain).size, filled_until):
+        layer = "batch" if start.date() in certified_days else "speed"
+        for name in kept:
+            if start not in found[name]:
+                found[name][start] = Point(start, 0, None, None, layer)
+    return Lines(
+        {name: [found[name][start] for start in sorted(found[name])] for name in kept},
+        len(largest) - len(kept),
+    )
+
+
+def label(metric: Metric, row: Row) -> str:
+    """The name of a row's line: its dimensions' values, else the metric's name."""
+    if not metric.by:
+        return metric.name
+    return " · ".join(row.dimensions[name] or "(none)" for name in metric.by)
+
+
+def options(drawn: Lines) -> dict[str, Any]:
+    """ECharts options of the lines."""
+    series: list[dict[str, Any]] = []
+    points_shown = max((len(points) for points in drawn.points.values()), default=0)
+    for index, (name, points) in enumerate(drawn.points.items()):
+        color = COLORS[index % len(COLORS)]
+        series += _line(name, points, color, dots=points_shown <= FEW_POINTS)
+        series += _band(index, points, color)
+    if series:
+        series[0]["markLine"] = _divider(drawn)
+    return {
+        "useUTC": True,
+        # each refresh would else redraw every line
+        "animation": False,
+        "color": list(COLORS),
+        "textStyle": {"fontFamily": "inherit"},
+        "grid": {"left": 8, "right": 20, "top": 44, "bottom": 8, "containLabel": True},
+        "legend": {
+            "type": "scroll",
+            "top": 4,
+            "left": 4,
+            "icon": "roundRect",
+            "itemWidth": 12,
+            "itemHeight": 4,
+            "itemGap": 18,
+            "textStyle": {"color": INK, "fontSize": 12},
+            "pageTextStyle": {"color": INK},
+            "data": list(drawn.points),
+        },
+        "tooltip": {
+            "trigger": "axis",
+            "className": "ls-tip",
+            "confine": True,
+            "axisPointer": {"lineStyle": {"color": INK, "type": "solid", "opacity": 0.4}},
+            ":formatter": _TOOLTIP,
+        },
+        "xAxis": {
+            "type": "time",
+            "axisLine": {"lineStyle": {"color": FAINT}},
+            "axisTick": {"show": False},
+            "axisLabel": {"color": INK, "fontSize": 11, "hideOverlap": True},
+            "splitLine": {"show": False},
+        },
+        "yAxis": {
+            "type": "value",
+            "axisLabel": {"color": INK, "fontSize": 11},
+            "splitLine": {"lineStyle": {"color": FAINT}},
+        },
+        "series": series,
+    }
+
+
+def _line(name: str, points: Sequence[Point], color: str, *, dots: bool) -> list[dict[str, Any]]:
+    """Two series of one name: the certified part, solid, and the provisional, dashed, joined where they meet."""
+    solid: list[list[Any]] = []
+    dashed: list[list[Any]] = []
+    for index, point in enumerate(points):
+        beside = points[max(index - 1, 0) : index + 2]
+        gap = [to_epoch_ms(point.start), None, None, None, point.layer]
+        solid.append(point.datum() if point.certified else gap)
+        joins = not point.certified or any(not other.certified for other in beside)
+        dashed.append(point.datum() if joins else gap)
+    common = {
+        "type": "line",
+        "name": name,
+        "symbol": "circle",
+        "symbolSize": 5,
+        "showSymbol": dots,
+        "emphasis": {"disabled": True},
+        "itemStyle": {"color": color},
+    }
+    return [
+        {**common, "data": solid, "lineStyle": {"color": color, "width": 2.2}, "z": 4},
+        {**common, "data": dashed, "lineStyle": {"color": color, "width": 1.8, "type": [5, 4]}, "z": 3},
+    ]
+
+
+def _band(index: int, points: Sequence[Point], color: str) -> list[dict[str, Any]]:
+    """A band between the bounds, as two stacked series: nothing up to the lower, colour from there to the upper."""
+    if not any(point.lower is not None and point.upper is not None for point in points):
+        return []
+    floor: list[list[Any]] = []
+    height: list[list[Any]] = []
+    for point in points:
+        at = to_epoch_ms(point.start)
+        # an exact value is a band of no height, so that the band closes where the provisional part begins
+        lower = float(point.value if point.lower is None else point.lower)
+        upper = float(point.value if point.upper is None else point.upper)
+        floor.append([at, lower])
+        height.append([at, upper - lower])
+    common = {
+        # the first character keeps it out of the tooltip
+        "name": f"\u0000bounds {index}",
+        "type": "line",
+        "stack": f"bounds {index}",
+        "stackStrategy": "all",
+        "symbol": "none",
+        "silent": True,
+        "emphasis": {"disabled": True},
+        "lineStyle": {"opacity": 0},
+        "z": 2,
+    }
+    return [
+        {**common, "data": floor},
+        {**common, "data": height, "areaStyle": {"color": color, "opacity": 0.2}},
+    ]
+
+
+def _divider(drawn: Lines) -> dict[str, Any]:
+    """A vertical line where the certified part ends and the provisional begins; nothing if either is missing."""
+    points = [point for line in drawn.points.values() for point in line]
+    certified = [point.start for point in points if point.certified]
+    provisional = [point.start for point in points if not point.certified]
+    data = []
+    if certified and provisional and max(certified) < max(provisional):
+        begins = min(start for start in provisional if start > max(certified))
+        midnight = datetime(begins.year, begins.month, begins.day, tzinfo=UTC)
+        data.append({"xAxis": to_epoch_ms(max(midnight, min(certified)))})
+    return {
+        "silent": True,
+        "symbol": "none",
+        "lineStyle": {"color": INK, "type": "solid", "width": 1, "opacity": 0.55},
+        "label": {"formatter": "certified  |  provisional", "color": INK, "fontSize": 11, "position": "end"},
+        "data": data,
+    }
+
+
+def _windows(starts: set[datetime], size: timedelta, until: datetime | None) -> list[datetime]:
+    """Starts of all windows from the first to the last known, as far as `until`; none if they are too many."""
+    if not starts or until is None:
+        return []
+    first, last = min(starts), min(max(starts), until - timedelta(milliseconds=1))
+    count = (last - first) // size + 1
+    return [first + number * size for number in range(count)] if count <= MOST_FILLED else []
