@@ -23,7 +23,7 @@ SETS = ("kafka", "flink", "spark")
 _HERE = Path(__file__).parent
 WANTED_FILE = _HERE / "jars.toml"
 LOCK_FILE = _HERE / "jars.sha256"
-_PARALLEL_DOWNLOADS = 8
+_PARALLEL_DOWNLOADS = 16
 _COORDINATE_PARTS = (3, 4)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _PROBE_TIMEOUT_S = 1.0
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
 _HTTP_ERROR = 500
 
 
@@ -74,8 +75,8 @@ def http_ready(url: str) -> Callable[[], bool]:
 
     def ready() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=_PROBE_TIMEOUT_S) as response:  # noqa: S310 - our own address
-                return response.status < _HTTP_ERROR
+            with _DIRECT.open(url, timeout=_PROBE_TIMEOUT_S) as response:
+                return bool(response.status < _HTTP_ERROR)
         except urllib.error.HTTPError as error:
             return error.code < _HTTP_ERROR
         except OSError:

@@ -16,6 +16,7 @@ from infra.java import Java, find_java
 from infra.service import Service, accepts, http_ready, tcp_ready
 from infra.settings import Settings
 
+EMBEDDED = "embedded"
 _FLINK_OPENS = tuple(
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in ("java.lang", "java.util", "java.nio", "java.net", "java.text", "java.time", "java.util.concurrent")
@@ -61,9 +62,9 @@ def clickhouse_services(settings: Settings) -> list[Service]:
         return []
     binary = settings.clickhouse_binary
     if binary is None:
-        binary = shutil.which("clickhouse")
+        binary = shutil.which("clickhouse") or EMBEDDED
     ports = {"clickhouse_port": settings.clickhouse_port}
-    if not binary:
+    if binary == EMBEDDED:
         argv: tuple[str, ...] = (sys.executable, "-m", "infra.clickhouse_front")
         prepare: Callable[[], None] = lambda: None  # noqa: E731 - the embedded engine makes its own directory
     else:
@@ -192,8 +193,8 @@ def _prepare_kafka(settings: Settings, home: Path) -> None:
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 0,
         # A broker that was killed may register again only after its old session has ended.
-        "broker.session.timeout.ms": 4000,
-        "broker.heartbeat.interval.ms": 1000,
+        "broker.session.timeout.ms": 6000,
+        "broker.heartbeat.interval.ms": 1500,
         "log.cleaner.dedupe.buffer.size": 8_000_000,
     }
     text = "".join(f"{name}={value}\n" for name, value in properties.items())

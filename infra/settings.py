@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     clickhouse_threads: int = Field(default=2, ge=1, description="threads one query of the embedded engine may use")
     clickhouse_memory_bytes: int = Field(default=2_000_000_000, ge=100_000_000, description="cap of the local server")
     clickhouse_binary: str | None = Field(
-        default=None, description="path of a `clickhouse` binary; unset: the one on PATH; empty: always embedded"
+        default=None, description="path of a `clickhouse` binary; unset: the one on PATH; `embedded`: none"
     )
 
     flink_master: str = Field(default="[local]", description="`[local]` (embedded) or host:port of a Flink cluster")
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
-    @field_validator("java_home", "kafka_bootstrap", "clickhouse_url", mode="before")
+    @field_validator("java_home", "kafka_bootstrap", "clickhouse_url", "clickhouse_binary", mode="before")
     @classmethod
     def _empty_means_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -130,12 +130,13 @@ class Settings(BaseSettings):
         return self.database_prefix + re.sub(r"[^A-Za-z0-9_]", "_", source)
 
     def environ(self) -> dict[str, str]:
-        """The environment variables that make another process read exactly these settings."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        """The environment variables that make another process read exactly these settings.
+
+        Laid over an environment, they hide whatever it says: what is unset here is given as empty.
+        """
+        values = self.model_dump(mode="json")
         values["data_dir"] = str(self.data_dir.absolute())
-        if self.clickhouse_binary is None:
-            values.pop("clickhouse_binary", None)
-        return {f"LOCKSTEP_{name.upper()}": str(value) for name, value in values.items()}
+        return {f"LOCKSTEP_{name.upper()}": "" if value is None else str(value) for name, value in values.items()}
 
 
 def setting_name(field: str) -> str:

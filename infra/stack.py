@@ -79,7 +79,7 @@ def up(
         StackError: a port is taken, a service ended again and again, or was not ready in `start_timeout_s`.
     """
     _make_dirs(settings)
-    with _exclusive(settings), ThreadPoolExecutor(max(1, len(services))) as pool:
+    with _exclusive(settings, report), ThreadPoolExecutor(max(1, len(services))) as pool:
         wanted = {service.name: service for service in services}
         running = [service for service in services if _replace_if_changed(settings, service)]
         _require_free_ports(settings, [service for service in services if service not in running])
@@ -112,7 +112,7 @@ def down(settings: Settings, *, report: Callable[[str], None] = lambda _: None) 
     """Stop everything that runs, dependants first; return the names of what was stopped. Data are kept."""
     _make_dirs(settings)
     stopped: list[str] = []
-    with _exclusive(settings):
+    with _exclusive(settings, report):
         remaining = dict(_states(settings))
         while remaining:
             needed = {need for state in remaining.values() for need in state.get("needs", [])}
@@ -281,8 +281,12 @@ def _make_dirs(settings: Settings) -> None:
 
 
 @contextmanager
-def _exclusive(settings: Settings) -> Iterator[None]:
+def _exclusive(settings: Settings, report: Callable[[str], None]) -> Iterator[None]:
     """Let one `up` or `down` work at a time; the lock goes with the process that holds it."""
     with (settings.run_dir / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("another process is starting or stopping this stack: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -36,6 +36,7 @@ class Supervisor:
         self.stopping = False
         self.restarts = 0
         self.child: subprocess.Popen[bytes] | None = None
+        self.asked: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         """Start the service, and again after each end, until told to stop."""
@@ -77,7 +78,7 @@ class Supervisor:
             if self.owner is not None and not self.owner.alive():
                 self.stopping = True
             if self.stopping:
-                child.terminate()
+                self._terminate()
                 if not ended.wait(self.spec["stop_timeout_s"]):
                     child.kill()
         return child.returncode
@@ -90,7 +91,12 @@ class Supervisor:
     def stop(self, *_: object) -> None:
         """Stop the service, then the supervisor; a signal handler."""
         self.stopping = True
-        if self.child is not None:
+        self._terminate()
+
+    def _terminate(self) -> None:
+        """Ask the service to end, once: a second signal makes some servers drop what they are finishing."""
+        if self.child is not None and self.asked is not self.child:
+            self.asked = self.child
             self.child.terminate()
 
     def _write(self, identity: Identity | None, exit_code: int | None) -> None:

@@ -53,7 +53,8 @@ def test_settings_do_not_change() -> None:
 
 
 def test_another_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, kafka_port=5, clickhouse_binary="", database_prefix="x_")
+    monkeypatch.setenv("LOCKSTEP_KAFKA_BOOTSTRAP", "somebody.else:9092")
+    settings = Settings(data_dir=tmp_path, kafka_bootstrap=None, kafka_port=5, database_prefix="x_")
     for name, value in settings.environ().items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings
