@@ -85,7 +85,11 @@ def clickhouse_services(settings: Settings) -> list[Service]:
 
 
 def flink_services(settings: Settings) -> list[Service]:
-    """Beam's job server with Flink inside, the expansion service for its native source, the Python worker pool."""
+    """Beam's job server with Flink inside, the expansion service for its native source, the Python worker pool.
+
+    The two Java servers listen on every interface: this version of Beam binds their ports without an address and has
+    no option for one. Where others can reach the machine, close `job_port`, `artifact_port`, `expansion_port` to them.
+    """
     java = _java(settings)
     jars = {"CLASSPATH": classpath(resolve("flink", settings))}
     home = settings.data_dir.absolute() / "flink"

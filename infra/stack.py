@@ -86,6 +86,7 @@ def up(
         ready: set[str] = set()
         starting: dict[str, Future[None]] = {}
         begun = {service.name: time.monotonic() for service in running}
+        crashes = {name: state["restarts"] for name, state in _states(settings)}
         while len(ready) < len(wanted):
             for service in services:
                 name = service.name
@@ -103,7 +104,7 @@ def up(
                     ready.add(name)
                     report(f"{name}: ready at {service.address} after {time.monotonic() - begun[name]:.1f} s")
                 else:
-                    _check_progress(settings, service, begun[name])
+                    _check_progress(settings, service, begun[name], crashes.get(name, 0))
             time.sleep(_POLL_S)
     return [entry for entry in status(settings) if entry.name in wanted]
 
@@ -191,12 +192,14 @@ def _start(settings: Settings, service: Service, owner_pid: int | None) -> None:
         time.sleep(_POLL_S)
 
 
-def _check_progress(settings: Settings, service: Service, begun: float) -> None:
+def _check_progress(settings: Settings, service: Service, begun: float, crashes_before: int) -> None:
+    """Give a service up that ends again and again, or takes too long."""
     state = read_json(settings.run_dir / f"{service.name}.json") or {}
     log = _log_file(settings, service.name)
-    if state.get("restarts", 0) > _CRASHES_ALLOWED:
+    times = state.get("restarts", 0) - crashes_before
+    if times > _CRASHES_ALLOWED:
         _stop(settings, service.name)
-        times, code = state["restarts"], state["exit_code"]
+        code = state["exit_code"]
         msg = f"`{service.name}` ended {times} times, at last with exit code {code}. {_tail(log)}"
         raise StackError(msg)
     if time.monotonic() - begun > settings.start_timeout_s:

@@ -169,3 +169,19 @@ def test_kafka_keeps_its_records_when_it_is_killed(own: Settings) -> None:
     assert produce_all(client, "kept", ({"value": b"y"} for _ in range(1000))) == 1000
     assert _pid(own, "kafka") not in (None, old)
     assert log_offsets(own, "kept") == {0: (0, 2000)}
+
+
+def test_a_second_server_on_the_same_data_says_so(own: Settings) -> None:
+    up(own, clickhouse_services(own))
+    other = own.model_copy(update={"clickhouse_port": own.api_port})
+    second = subprocess.run(
+        [sys.executable, "-m", "infra.clickhouse_front"],
+        env={**os.environ, **other.environ()},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "the embedded ClickHouse could not open" in second.stderr
+    assert connect(own).command("SELECT 1") == 1
