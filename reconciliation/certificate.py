@@ -103,6 +103,7 @@ def decide(manifest: Manifest, counts: Counts, comparison: Comparison, sketch_wi
         sketch_windows: windows whose estimate differs from the exact value of the same events.
     """
     checks = (
+        day_closed(manifest),
         manifest_complete(manifest),
         dispositions_close(manifest.ranges),
         events_agree(manifest, counts),
@@ -134,6 +135,12 @@ def verdict_on(comparison: Comparison) -> Verdict:
     if comparison.residual:
         return Verdict.SPEED_DEFECT
     return Verdict.NOT_YET_CLOSED if comparison.not_yet_closed else Verdict.CLEAN
+
+
+def day_closed(manifest: Manifest) -> Check:
+    """No event that counts could still come when the run read the log."""
+    faults = [] if manifest.closed else ["the run began before the watermark had passed the day's end and the lateness"]
+    return _check("day_closed", faults, "the watermark had passed the day's end and the lateness")
 
 
 def manifest_complete(manifest: Manifest) -> Check:

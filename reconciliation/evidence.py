@@ -52,6 +52,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         dispositions: records of this day per disposition.
         events: events of this day in the exact values, each once.
         outside: events in the ranges that belong to other days.
+        closed: whether the watermark had passed the day's end and the lateness when the run began.
         ledger: dispositions per block, when the run recorded them.
     """
 
@@ -64,6 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     dispositions: dict[str, int]
     events: int
     outside: int = 0
+    closed: bool = True
     wall_seconds: float = 0.0
     code_version: str = ""
     ledger: tuple[LedgerBlock, ...] = ()

@@ -54,7 +54,7 @@ def body(number, moment, **changes):
     return json.dumps(shown | changes).encode()
 
 
-def make_log(seed=1, events=1200, day=DAY, late=5, duplicates=4, conflicts=2, dead=3):
+def make_log(seed=1, events=500, day=DAY, late=5, duplicates=4, conflicts=2, dead=3):
     """Records of one day in two topic partitions, with known numbers of each disposition."""
     rng = random.Random(seed)
     start = to_epoch_ms(Window.of_day(day).start)

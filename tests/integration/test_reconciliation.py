@@ -58,7 +58,7 @@ def test_a_speed_layer_that_read_the_same_log_has_no_residual_sketches_included(
     assert result.certified
     assert result.verdict == Verdict.CLEAN
     assert result.residual == 0
-    assert result.examined.comparison.compared > 1000
+    assert result.examined.comparison.compared > 500
     assert set(outcomes(result).values()) == {Outcome.HOLDS}
     assert {cause: n for cause, n in result.causes.items() if cause != "sketch"} == {
         "late": 5, "duplicate": 4, "id_conflict": 2, "dead_letter": 3, "not_yet_closed": 0,
@@ -92,7 +92,7 @@ def test_the_windows_differ_by_what_the_causes_say_and_by_nothing_else(seed, run
 
 
 def test_an_estimate_is_explained_as_sketch_and_its_bounds_are_checked(seed, run):
-    log = make_log(events=4000)
+    log = make_log(events=1500)
     seed.speed(log)
     seed.batch(log)
     result = run()
@@ -185,7 +185,7 @@ def test_a_slice_that_speed_lost_and_one_that_it_invented_are_defects(seed, run)
 
 def test_what_speed_has_not_read_yet_is_not_yet_closed_and_no_defect(seed, run):
     log = make_log()
-    seed.speed(log, upto=400)
+    seed.speed(log, upto=150)
     seed.batch(log)
     behind = run()
     assert behind.certified

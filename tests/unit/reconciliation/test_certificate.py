@@ -86,7 +86,11 @@ def test_a_record_without_a_disposition_is_refused():
     certificate = decide(manifest(offset_range(counted=89)), COUNTS, CLEAN, sketch_windows=0)
     assert not certificate.certified
     assert failed(certificate) == ["dispositions_close"]
-    assert "100 records, 99 disposed" in certificate.checks[1].detail
+    assert "100 records, 99 disposed" in certificate.checks[2].detail
+
+
+def test_a_day_that_was_still_open_when_it_was_read_is_refused():
+    assert failed(decide(manifest(closed=False), COUNTS, CLEAN, sketch_windows=0)) == ["day_closed"]
 
 
 def test_a_second_count_that_differs_is_refused_even_when_speed_agrees():
