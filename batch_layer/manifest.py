@@ -64,11 +64,6 @@ class ReadRange:
     end: int
     log_begin: int
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to read."""
-        return self.start >= self.end
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,6 +71,11 @@ class Plan:
 
     days: tuple[date, ...]
     ranges: tuple[ReadRange, ...]
+
+    @property
+    def records(self) -> int:
+        """Offsets to be read or remembered: at least as many as records."""
+        return sum(r.end - r.remember_from for r in self.ranges)
 
     def lines(self, catalog: Catalog) -> list[str]:
         """The plan in words, a line per fact."""

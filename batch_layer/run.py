@@ -104,7 +104,7 @@ def run(
     run_id_maker: Callable[[], str] = new_run_id,
     *,
     allow_open: bool = False,
-    session_of: Callable[[Settings], AbstractContextManager[SparkSession]] = spark_session,
+    session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
 ) -> list[PartitionResult]:
     """Computes and publishes days in one Spark run; a day without events is published with no rows.
 
@@ -114,7 +114,7 @@ def run(
         days: UTC days, in any order.
         run_id_maker: Names the run.
         allow_open: Whether a day may be computed before the watermark has passed its end and the lateness.
-        session_of: Opens a Spark session.
+        session_of: Opens a Spark session for a number of records.
 
     Raises:
         DayRefusedError: The log cannot give one of the days; nothing was written.
@@ -129,7 +129,7 @@ def run(
     started = time.monotonic()
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", dict.fromkeys(planned.days, (_NO_DAY, ""))))
     try:
-        with session_of(settings) as session:
+        with session_of(settings, planned.records) as session:
             counts, ledger = _compute(session, catalog, planned, target)
         manifests = _manifests(catalog, run_id, planned, counts, ledger, time.monotonic() - started)
         insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))

@@ -1,0 +1,106 @@
+"""Which offsets a run reads, and which days it refuses."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from batch_layer.manifest import ExpiredError, LogPartition, LogState, OpenDayError, earliest_record_time, plan
+from infra.catalog_file import load_catalog
+from metrics.window import to_epoch_ms
+
+CATALOG = replace(load_catalog(Path(__file__).parents[2] / "data" / "clickstream.yaml"), dedup_horizon=100)
+DAY = date(2024, 1, 5)
+
+
+def at(text: str) -> int:
+    return to_epoch_ms(datetime.fromisoformat(text).replace(tzinfo=UTC))
+
+
+CLOSED = at("2024-01-06T01:00:10")
+
+
+def partition(number: int = 0, **changes: int | None) -> LogPartition:
+    found = LogPartition(number, begin=0, end=1000, first_time=at("2024-01-04T00:00:00"), start=400)
+    return replace(found, **changes)
+
+
+def test_a_run_reads_from_the_first_record_that_may_hold_an_event_of_its_days_to_the_end_of_the_log():
+    planned = plan(CATALOG, [DAY], LogState((partition(),), CLOSED))
+    assert [(r.remember_from, r.start, r.end) for r in planned.ranges] == [(300, 400, 1000)]
+    assert earliest_record_time([DAY]) == at("2024-01-04T23:55:00")
+
+
+def test_the_horizon_is_remembered_no_further_back_than_the_log_reaches():
+    planned = plan(CATALOG, [DAY], LogState((partition(begin=350),), CLOSED))
+    assert planned.ranges[0].remember_from == 350
+
+
+def test_several_days_are_one_range_in_ascending_order_each_once():
+    days = [DAY, DAY - timedelta(days=1), DAY]
+    planned = plan(CATALOG, days, LogState((partition(),), CLOSED))
+    assert planned.days == (date(2024, 1, 4), DAY)
+    assert planned.records == 700
+
+
+def test_no_day_is_an_error():
+    with pytest.raises(ValueError, match="at least one day"):
+        plan(CATALOG, [], LogState((partition(),), CLOSED))
+
+
+def test_a_day_closes_when_the_watermark_passes_its_end_and_the_lateness():
+    assert plan(CATALOG, [DAY], LogState((partition(),), CLOSED)).days == (DAY,)
+    with pytest.raises(OpenDayError) as refused:
+        plan(CATALOG, [DAY], LogState((partition(),), CLOSED - 1))
+    assert str(refused.value) == (
+        "day 2024-01-05 is not closed: the watermark must have passed 2024-01-06T00:00:00Z and the lateness of 1h; the "
+        "log of topic `events.clickstream.v1` reaches to 2024-01-06T01:00:09.999Z, less `out_of_orderness` of 10s. "
+        "choose days up to 2024-01-04, wait, or accept values that will change with --allow-open"
+    )
+
+
+def test_an_open_day_is_accepted_where_one_asks_for_it():
+    assert plan(CATALOG, [DAY], LogState((partition(),), CLOSED - 1), allow_open=True).days == (DAY,)
+
+
+def test_an_empty_topic_proves_nothing():
+    with pytest.raises(OpenDayError, match="topic `events.clickstream.v1` is empty"):
+        plan(CATALOG, [DAY], LogState((partition(first_time=None, end=0, start=0),), None))
+
+
+def test_a_topic_partition_that_never_held_a_record_is_no_obstacle():
+    empty = partition(1, first_time=None, end=0, start=0)
+    assert len(plan(CATALOG, [DAY], LogState((partition(), empty), CLOSED)).ranges) == 2
+
+
+def test_expired_offsets_are_refused_saying_from_when_to_when_the_log_reaches():
+    expired = partition(2, begin=500, start=500, first_time=at("2024-01-05T00:10:00"))
+    with pytest.raises(ExpiredError) as refused:
+        plan(CATALOG, [DAY], LogState((partition(), expired), at("2024-01-08T12:00:00")))
+    assert str(refused.value) == (
+        "offsets that day 2024-01-05 needs have expired from topic `events.clickstream.v1`: a run needs every record "
+        "from 2024-01-04T23:55:00Z on, but the log no longer has them; it reaches from 2024-01-05T00:10:00Z to "
+        "2024-01-08T12:00:00Z (partition 2 begins at offset 500). choose days from 2024-01-06 to 2024-01-07, or "
+        "lengthen the topic's retention before more is lost"
+    )
+
+
+def test_offsets_that_expired_before_the_day_do_not_matter():
+    older = partition(begin=100, first_time=at("2024-01-04T23:54:59"))
+    assert plan(CATALOG, [DAY], LogState((older,), CLOSED)).days == (DAY,)
+
+
+def test_a_topic_partition_whose_records_all_expired_is_refused():
+    gone = partition(3, begin=1000, start=1000, first_time=None)
+    with pytest.raises(ExpiredError, match="holds no record any more in 3"):
+        plan(CATALOG, [DAY], LogState((partition(), gone), CLOSED))
+
+
+def test_the_plan_in_words_names_offsets_and_metrics():
+    lines = plan(CATALOG, [DAY], LogState((partition(),), CLOSED)).lines(CATALOG)
+    assert lines[0] == "days: 2024-01-05"
+    assert lines[1].startswith("metrics: events, events_by_type, distinct_users")
+    assert lines[2] == (
+        "events.clickstream.v1[0]: read offsets 400 to 1000 (end exclusive), remember from 300; the log begins at 0"
+    )
