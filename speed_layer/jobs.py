@@ -1,7 +1,7 @@
 """The job server's jobs: which run, in which state, and how one is stopped."""
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -9,6 +9,7 @@ from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.portability.api import beam_job_api_pb2_grpc as services
 
 from infra.settings import Settings
+from speed_layer import flink
 
 LIVE = frozenset({"STARTING", "RUNNING", "STOPPED", "UPDATING"})
 """States of jobs that do, or will do, their work; `STOPPED` is Beam's word for not yet started."""
@@ -55,9 +56,11 @@ def cancel(settings: Settings, job_id: str) -> None:
     Raises:
         JobServerUnavailableError: The server does not answer.
     """
-    if state(settings, job_id) in LIVE:
-        with _server(settings) as server:
-            server.Cancel(api.CancelJobRequest(job_id=job_id), timeout=_TIMEOUT_S)
+    for job in jobs(settings):
+        if job.id == job_id and job.state in LIVE:
+            flink.cancel(settings, job.name)
+            with _server(settings) as server:
+                server.Cancel(api.CancelJobRequest(job_id=job_id), timeout=_TIMEOUT_S)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from infra.clickhouse import ClickHouseUnavailableError, connect
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving import schema
-from speed_layer import jobs, published
+from speed_layer import flink, jobs, published
 from speed_layer.pipeline import build
 from speed_layer.publish import progress_ddl
 
@@ -153,6 +153,7 @@ class _Run:
         if self._job is not None:
             logger.info("job `%s` is running already", self._name)
             return
+        flink.cancel(self._settings, prefix)
         partitions = len(kafka.partitions(self._settings, self._catalog.topic))
         pipeline = build(self._settings, self._catalog, uuid.uuid4().hex, self._name, partitions, done)
         self._job = pipeline.run()._job_id

@@ -10,6 +10,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import apache_beam as beam
@@ -19,19 +20,22 @@ from apache_beam.coders import BytesCoder
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.timestamp import Duration, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from metrics.catalog import Catalog
 from metrics.disposition import DISPOSITIONS
 from metrics.fold import Group, groups, merge_states
-from metrics.window import milliseconds, parse_duration
 from speed_layer.memory import Memory, memory_of
-from speed_layer.partials import SLICES_PER_KEY, Element, Receipt, decode, from_ipc, to_ipc
+from speed_layer.partials import Element, Receipt, decode, from_ipc, to_ipc
 
 EARLY, ON_TIME, LATE = "early", "on_time", "late"
-CLEAR_MARGIN_MS = milliseconds(parse_duration("1d"))
-"""How much longer than lateness asks for a state is kept, for records whose timestamps go back in the log."""
+KEEP_MARGIN = timedelta(days=1)
+"""How much longer than lateness a state is kept after its last event, in processing time.
+
+A state that were cleared when the watermark passes would be gone when the log goes back in time, as it does when an older
+file is ingested: such events count, for what is late is decided by each record alone.
+"""
 
 _REWRITE_AFTER = 24
 """Appended batches after which a key's state is rewritten as one."""
@@ -96,12 +100,12 @@ class MergeStates(beam.DoFn):
     BATCHES = BagStateSpec("batches", BytesCoder())
     META = ReadModifyWriteStateSpec("meta", BytesCoder())
     PANE = TimerSpec("pane", TimeDomain.WATERMARK)
-    CLEAR = TimerSpec("clear", TimeDomain.WATERMARK)
+    CLEAR = TimerSpec("clear", TimeDomain.REAL_TIME)
 
     def __init__(self, job: str, catalog: Catalog) -> None:
         self._job = job
         self._catalog = catalog
-        self._keep_ms = milliseconds(catalog.out_of_orderness + catalog.allowed_lateness) + CLEAR_MARGIN_MS
+        self._keep = catalog.out_of_orderness + catalog.allowed_lateness + KEEP_MARGIN
         self._groups: dict[str, Group] = {}
         self._bundle = _Bundle()
 
@@ -125,21 +129,20 @@ class MergeStates(beam.DoFn):
         key, value = element
         partial = decode(value)
         self._bundle.receipts[partial.receipt] += 1
-        name, _, place = key.partition("|")
+        name = key.partition("|")[0]
         if name == "ledger":
             self._count(partial.receipt.topic_partition, partial.payload, meta)
         elif name != "beat":
             group = self._groups[name]
             self._append(key, partial.payload, batches, meta)
-            block_end = (int(place.partition("|")[0]) + 1) * group.slice_width_ms * SLICES_PER_KEY
             now = self._bundle.metas[key]
             slices = set(from_ipc_slices(self._bundle.added[key][-1]))
             fresh = slices.difference(now.open, now.closed)
             if fresh:
                 now.open = sorted({*now.open, *fresh})
                 _set(pane, now.open[0] + group.slice_width_ms)
-                _set(clear, max(block_end, partial.receipt.watermark or 0) + self._keep_ms)
             meta.write(_pack(now))
+            clear.set(Timestamp.now() + Duration(seconds=self._keep.total_seconds()))
 
     @on_timer(PANE)
     def on_pane(

@@ -6,9 +6,10 @@ from apache_beam.transforms.external import ExternalTransform, ImplicitSchemaPay
 
 from infra.settings import Settings
 from metrics.catalog import Catalog
+from speed_layer import flink
 from speed_layer.merge import MergeIntoPanes
 from speed_layer.publish import TrackProgress, WritePanes, WriteProgress
-from speed_layer.source import ReadPartition
+from speed_layer.source import ReadPartitions
 
 GENERATE_SEQUENCE = "beam:external:java:generate_sequence:v1"
 LARGEST_BUNDLE_MS = 100
@@ -16,9 +17,10 @@ _SEED_PERIOD_MS = 1000
 
 
 class Seeds(beam.PTransform):
-    """The numbers of the topic partitions, each once, from a source that is native to Flink.
+    """The numbers of the topic partitions, each once and with its key, from a source that is native to Flink.
 
-    A splittable DoFn that is seeded by `Create` or `Impulse` does not start once checkpoints are on.
+    With `Create` or `Impulse` as the only source Flink completes no checkpoint. All come out of one element, so that the
+    watermark of the source, which is the wall clock, cannot pass a partition that has not begun.
     """
 
     def __init__(self, count: int, expansion_service: str) -> None:
@@ -29,12 +31,14 @@ class Seeds(beam.PTransform):
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Applies the transform."""
         count = self._count
-        every = ImplicitSchemaPayloadBuilder({"start": 0, "elements_per_period": count, "period": _SEED_PERIOD_MS})
+        every = ImplicitSchemaPayloadBuilder({"start": 0, "elements_per_period": 1, "period": _SEED_PERIOD_MS})
         return (
             pbegin
             | "Count" >> ExternalTransform(GENERATE_SEQUENCE, every, self._expansion_service)
-            | "One per partition" >> beam.Filter(lambda number: number < count).with_output_types(int)
-            | "Spread" >> beam.Reshuffle()
+            | "One per partition"
+            >> beam.FlatMap(
+                lambda number: [(str(n), n) for n in range(count)] if number == 0 else []
+            ).with_output_types(tuple[str, int])
         )
 
 
@@ -50,7 +54,7 @@ class SpeedLayer(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Applies the transform."""
-        read = ReadPartition(self._job, self._settings, self._catalog, self._published)
+        read = ReadPartitions(self._job, self._settings, self._catalog, self._published)
         return (
             pcoll
             | "Read partitions" >> beam.ParDo(read).with_output_types(tuple[str, bytes])
@@ -80,9 +84,10 @@ def options(settings: Settings, job_name: str) -> PipelineOptions:
             # Flink runs the expanded Java source natively only so.
             "--experiments=use_deprecated_read",
             f"--checkpointing_interval={settings.checkpoint_interval_ms}",
-            "--state_backend=rocksdb",
+            "--state_backend=filesystem",
             # The default storage holds 5 MB and then fails the job.
             f"--state_backend_storage_path=file://{state / 'checkpoints'}",
+            f"--flink_conf_dir={flink.configure(settings)}",
             # Spelt so in the runner.
             f"--max_bundle_time_mills={LARGEST_BUNDLE_MS}",
             "--max_bundle_size=1000",
