@@ -15,6 +15,7 @@ from orchestration.dagster_home import JOB, LOCATION
 ASSETS = ("batch_metrics", "reconciliation", "certificates")
 _REPOSITORY = "__repository__"
 _TIMEOUT_S = 60.0
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows nothing of our loopback
 _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 _LAUNCH = """
@@ -175,7 +176,7 @@ class DagsterClient:
             f"{self.address}/graphql", body, {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+            with _DIRECT.open(request, timeout=_TIMEOUT_S) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             answer = {"errors": [{"message": error.read().decode(errors="replace")}]}

@@ -7,7 +7,7 @@ import dagster as dg
 
 from infra.catalog_file import load_catalog
 from infra.settings import load_settings
-from orchestration.assets import assets, days_of
+from orchestration.assets import assets
 from orchestration.schedules import close_days, nightly
 
 CATALOG_VARIABLE = "LOCKSTEP_CATALOG"
@@ -23,7 +23,7 @@ def definitions(catalog_path: Path) -> dg.Definitions:
     """
     settings = load_settings()
     catalog = load_catalog(catalog_path)
-    job = close_days(days_of(settings))
+    job = close_days()
     return dg.Definitions(
         assets=assets(settings, catalog, catalog_path),
         jobs=[job],

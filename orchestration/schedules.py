@@ -18,12 +18,11 @@ _MARGIN = timedelta(minutes=15)
 _LONGEST = timedelta(hours=23, minutes=59)
 
 
-def close_days(days: dg.DailyPartitionsDefinition) -> UnresolvedAssetJobDefinition:
+def close_days() -> UnresolvedAssetJobDefinition:
     """The job that closes a day, or a range of days: batch run, reconciliation, certificate."""
     return dg.define_asset_job(
         JOB,
         selection=dg.AssetSelection.assets("batch_metrics", "reconciliation", "certificates"),
-        partitions_def=days,
         description="Recompute days exactly from the log, compare them with the speed layer, certify them.",
     )
 

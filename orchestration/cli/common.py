@@ -166,7 +166,7 @@ def vars_of(problem: Any) -> dict[str, Any]:  # noqa: ANN401 - any frozen proble
 
 _OURS = ("metrics", "infra", "serving", "speed_layer", "batch_layer", "reconciliation", "orchestration")
 _UNREACHABLE = {
-    ("clickhouse_connect", "OperationalError"): "ClickHouse",
+    ("clickhouse_connect", "ClickHouseError"): "ClickHouse",
     ("urllib3", "MaxRetryError"): "ClickHouse",
     ("cimpl", "KafkaException"): "Kafka",
     ("requests", "ConnectionError"): "Dagster",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from metrics.catalog import Catalog
 from orchestration.cli.common import (
     FOUND,
     USAGE,
@@ -17,6 +18,7 @@ from orchestration.cli.common import (
     catalog_path,
     days_between,
     err,
+    fail,
     out,
     parse_day,
     print_json,
@@ -59,15 +61,19 @@ def batch(
 ) -> None:
     """Recompute days exactly from the log, in one Spark run, and publish them at once."""
     speak_json(as_json)
+    from batch_layer.publish import WriteError  # noqa: PLC0415
     from batch_layer.run import plan_days, run  # noqa: PLC0415 - Spark takes a second to import
 
     definition = load(catalog)
     days = days_between(parse_day(first), parse_day(last))
     if dry_run:
-        _show_plan(plan_days(settings(), definition, days, allow_open=allow_open), as_json)
+        _show_plan(plan_days(settings(), definition, days, allow_open=allow_open), definition, as_json)
         return
     with err.status(f"computing {first} to {last}"):
-        results = run(settings(), definition, days, allow_open=allow_open)
+        try:
+            results = run(settings(), definition, days, allow_open=allow_open)
+        except WriteError as error:
+            fail(str(error), FOUND)
     if as_json:
         print_json({"partitions": [result.as_json() for result in results]})
         return
@@ -106,17 +112,13 @@ def reconcile(first: _First, last: _Last, catalog: CatalogOption = None, as_json
         raise Failed
 
 
-def _show_plan(plan: Any, as_json: bool) -> None:  # noqa: ANN401 - batch_layer.manifest.Plan, imported late
-    ranges = [asdict(each) for each in plan.ranges]
-    if as_json:
-        print_json({"dry_run": True, "partitions": [{"partition": str(day)} for day in plan.days], "ranges": ranges})
+def _show_plan(plan: Any, definition: Catalog, as_json: bool) -> None:  # noqa: ANN401 - a Plan, imported late
+    if not as_json:
+        out.print("\n".join(plan.lines(definition)), highlight=False, markup=False)
         return
-    table = Table(title=f"would compute {', '.join(map(str, plan.days))} from", title_justify="left")
-    for name in ranges[0] if ranges else ():
-        table.add_column(name.replace("_", " "), justify="right")
-    for each in ranges:
-        table.add_row(*(str(value) for value in each.values()))
-    out.print(table)
+    unknown = {"run_id": None, "events": None, "duplicates": None, "dead_letters": None, "published": False}
+    partitions = [{"partition": day.isoformat(), **unknown} for day in plan.days]
+    print_json({"partitions": partitions, "ranges": [asdict(each) for each in plan.ranges]})
 
 
 def _run_module(module: str, *arguments: str) -> int:

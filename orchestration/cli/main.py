@@ -1,5 +1,6 @@
 """The `lockstep` command."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -43,9 +44,13 @@ for family in (demo, stack, catalog, data, layers, serve):
     family.register(app)
 
 
-def main() -> None:
-    """Run the command line; the exit code says how it went."""
-    guarded(app)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; the exit code says how it went.
+
+    Args:
+        arguments: without the program's name; None for those of the process.
+    """
+    guarded(lambda: app(arguments, prog_name="lockstep"))
 
 
 if __name__ == "__main__":
