@@ -52,6 +52,11 @@ type: $(READY) ## types of the packages that decide things
 bench: setup ## events per second that the speed layer drains from a backlog
 	@$(LOCKSTEP) bench drain
 
+.PHONY: lock
+lock: $(READY) ## renew requirements.lock from pyproject.toml, with hashes and without addresses
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate --quiet --output-file requirements.lock
+
 .PHONY: ci
 ci: ## what continuous integration runs
 	@.ci/run
