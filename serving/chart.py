@@ -24,6 +24,19 @@ FEW_POINTS = 80
 INK = "#8390a5"
 FAINT = "rgba(131, 144, 165, 0.18)"
 
+FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+AXIS_LABELS = {
+    "year": "{yyyy}",
+    "month": "{MMM}",
+    "day": "{d} {MMM}",
+    "hour": "{HH}:{mm}",
+    "minute": "{HH}:{mm}",
+    "second": "{HH}:{mm}:{ss}",
+    "millisecond": "{HH}:{mm}:{ss}",
+    "none": "{yyyy}-{MM}-{dd} {HH}:{mm}",
+}
+
 _TOOLTIP = """(items) => {
   const shown = new Map();
   for (const item of items) {
@@ -119,8 +132,9 @@ def label(metric: Metric, row: Row) -> str:
     return " · ".join(row.dimensions[name] or "(none)" for name in metric.by)
 
 
-def options(drawn: Lines) -> dict[str, Any]:
-    """ECharts options of the lines."""
+def options(drawn: Lines, size: timedelta) -> dict[str, Any]:
+    """ECharts options of the lines, whose windows have this size."""
+    named = len(drawn.points) > 1
     series: list[dict[str, Any]] = []
     points_shown = max((len(points) for points in drawn.points.values()), default=0)
     for index, (name, points) in enumerate(drawn.points.items()):
@@ -134,9 +148,10 @@ def options(drawn: Lines) -> dict[str, Any]:
         # each refresh would else redraw every line
         "animation": False,
         "color": list(COLORS),
-        "textStyle": {"fontFamily": "inherit"},
-        "grid": {"left": 8, "right": 20, "top": 44, "bottom": 8, "containLabel": True},
+        "textStyle": {"fontFamily": FONT},
+        "grid": {"left": 8, "right": 20, "top": 48 if named else 26, "bottom": 8, "containLabel": True},
         "legend": {
+            "show": named,
             "type": "scroll",
             "top": 4,
             "left": 4,
@@ -157,9 +172,10 @@ def options(drawn: Lines) -> dict[str, Any]:
         },
         "xAxis": {
             "type": "time",
+            "minInterval": size // timedelta(milliseconds=1),
             "axisLine": {"lineStyle": {"color": FAINT}},
             "axisTick": {"show": False},
-            "axisLabel": {"color": INK, "fontSize": 11, "hideOverlap": True},
+            "axisLabel": {"color": INK, "fontSize": 11, "hideOverlap": True, "formatter": AXIS_LABELS},
             "splitLine": {"show": False},
         },
         "yAxis": {
@@ -191,8 +207,13 @@ def _line(name: str, points: Sequence[Point], color: str, *, dots: bool) -> list
         "itemStyle": {"color": color},
     }
     return [
-        {**common, "data": solid, "lineStyle": {"color": color, "width": 2.2}, "z": 4},
-        {**common, "data": dashed, "lineStyle": {"color": color, "width": 1.8, "type": [5, 4]}, "z": 3},
+        {**common, "data": solid, "lineStyle": {"color": color, "width": 2.2 if dots else 1.7}, "z": 4},
+        {
+            **common,
+            "data": dashed,
+            "lineStyle": {"color": color, "width": 1.8 if dots else 1.5, "type": [5, 4]},
+            "z": 3,
+        },
     ]
 
 
@@ -240,7 +261,7 @@ def _divider(drawn: Lines) -> dict[str, Any]:
     return {
         "silent": True,
         "symbol": "none",
-        "lineStyle": {"color": INK, "type": "solid", "width": 1, "opacity": 0.55},
+        "lineStyle": {"color": INK, "type": "solid", "width": 1, "opacity": 0.7},
         "label": {"formatter": "certified  |  provisional", "color": INK, "fontSize": 11, "position": "end"},
         "data": data,
     }

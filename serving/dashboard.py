@@ -139,7 +139,7 @@ class _Page:
                     self._title = _fragment("ls-titles")
                     _fragment("ls-keys").set_content(_KEY)
                 self._empty = _fragment("ls-emptyslot")
-                self._chart = ui.echart(chart.options(chart.Lines({}, 0))).classes("ls-chart")
+                self._chart = ui.echart(chart.options(chart.Lines({}, 0), timedelta(0))).classes("ls-chart")
             with ui.element("section").classes("ls-columns"):
                 with ui.element("div").classes("ls-card"):
                     _heading("Latest windows", "each shown once, from the best layer that has it")
@@ -159,18 +159,20 @@ class _Page:
                 f"{_LOGO}<div><b>Lockstep</b><span>{escape(self._source.catalog.source)}</span></div>"
             )
             self._badges = _fragment("ls-badges")
-            self._theme = ui.button(icon="contrast", on_click=self._next_theme).props("flat round dense")
-            self._theme.classes("ls-theme").tooltip("theme: as the system, light, dark")
+            self._theme = ui.button(icon="contrast", color="lsplain", on_click=self._next_theme).props(
+                "flat round dense"
+            )
+            self._theme.tooltip("theme: as the system, light, dark")
 
     def _controls(self) -> None:
         metrics = [metric.name for metric in self._source.catalog.metrics]
         with ui.element("nav").classes("ls-controls"):
             select = ui.select(metrics, value=self._view.metric.name, on_change=lambda e: self._choose(metric=e.value))
             select.props('outlined dense options-dense behavior=menu aria-label="metric"').classes("ls-metric")
-            self._grain = ui.toggle([self._view.grain], on_change=lambda e: self._choose(grain=e.value))
-            self._grain.props('unelevated no-caps dense aria-label="grain"').classes("ls-toggle ls-grains")
-            self._span = ui.toggle(list(SPANS), on_change=lambda e: self._choose(span=e.value))
-            self._span.props('unelevated no-caps dense aria-label="span"').classes("ls-toggle ls-spans")
+            self._grain = _toggle([self._view.grain], "grain")
+            self._grain.on_value_change(lambda e: self._choose(grain=e.value))
+            self._span = _toggle(list(SPANS), "span")
+            self._span.on_value_change(lambda e: self._choose(span=e.value))
         self._show_choice()
 
     def _show_choice(self) -> None:
@@ -218,7 +220,7 @@ class _Page:
         _set(self._title, _title(view, drawn.left_out))
         _set(self._empty, "" if rows else panels.nothing_yet(view.metric, view.grain))
         self._chart.set_visibility(bool(rows))
-        options = chart.options(drawn)
+        options = chart.options(drawn, view.metric.window(view.grain).size)
         if options != self._drawn:
             self._drawn = options
             self._chart.options.clear()
@@ -241,6 +243,13 @@ def _title(view: View, left_out: int) -> str:
 
 def _heading(title: str, note: str) -> None:
     _fragment("ls-cardhead").set_content(f"<h3>{title}</h3><p>{note}</p>")
+
+
+def _toggle(names: list[str], label: str) -> ui.toggle:
+    # colours by class: Quasar's own come in a cascade layer whose `!important` beats the style sheet
+    colors = "color=lsplain text-color=lsplain toggle-color=lspicked toggle-text-color=lspicked"
+    toggle = ui.toggle(names).props(f'unelevated no-caps dense {colors} aria-label="{label}"')
+    return toggle.classes(f"ls-toggle ls-{label}s")
 
 
 def _fragment(name: str) -> ui.html:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from html import escape
+from typing import Any
 
 from metrics.catalog import Metric
 from metrics.window import DAY_MS
@@ -37,7 +38,7 @@ def badges(status: Status) -> str:
         f'<span class="ls-badge {"ls-live" if live else "ls-idle"}" data-badge="freshness"><i></i>{fresh}'
         f"<b>{ago(status.freshness_s)}</b></span>"
         f'<span class="ls-badge" data-badge="watermark" title="all events sent before this are in the numbers">'
-        f"data watermark <b>{moment(status.watermark, 'second')}</b></span>"
+        f"data watermark <b>{moment(status.watermark, "second")} UTC</b></span>"
     )
 
 
@@ -73,15 +74,16 @@ def days(status: Status) -> str:
 
 def recent(metric: Metric, rows: Sequence[Row], most: int) -> str:
     """A table of the latest windows."""
-    head = ["window, UTC", *metric.by, "value", "bounds", "layer"]
+    # an aggregation that speed computes exactly has no bounds to show
+    head = ["window, UTC", *metric.by, "value", *(() if metric.agg.exact else ("bounds",)), "layer"]
     body = []
-    for row in list(reversed(rows))[:most]:
+    for row in sorted(rows, key=lambda row: (row.window_start, row.value), reverse=True)[:most]:
         bounds = "exact" if row.lower is None or row.upper is None else f"{number(row.lower)} to {number(row.upper)}"
         layer = "batch" if row.layer == "batch" else "speed"
         body.append(
             _row(
                 [window(row), *(escape(row.dimensions[name] or "(none)") for name in metric.by)],
-                [f"<b>{number(row.value)}</b>", f"<small>{bounds}</small>"],
+                [f"<b>{number(row.value)}</b>", *(() if metric.agg.exact else (f"<small>{bounds}</small>",))],
                 f'<span class="ls-chip ls-{layer}">{escape(row.status)}</span>',
             )
         )
@@ -97,8 +99,8 @@ def drifted(metric: Metric, rows: Iterable[Row], most: int) -> str:
     body = [
         _row(
             [window(row), *(escape(row.dimensions[name] or "(none)") for name in metric.by)],
-            [number(float(row.value) - (row.drift or 0)), f"<b>{number(row.value)}</b>"],
-            f'<b class="ls-drift">{signed(row.drift or 0)}</b>',
+            [number(row.value - _like(row.value, row.drift)), f"<b>{number(row.value)}</b>"],
+            f'<b class="ls-drift">{signed(_like(row.value, row.drift))}</b>',
         )
         for row in apart[:most]
     ]
@@ -129,9 +131,15 @@ def number(value: Value) -> str:
     return f"{value:,}"
 
 
-def signed(value: float) -> str:
+def signed(value: Value) -> str:
     """A number that always has its sign."""
-    return ("+" if value > 0 else "−" if value < 0 else "") + number(abs(value))
+    sign = "+" if value > 0 else "−" if value < 0 else ""
+    return sign + number(-value if value < 0 else value)
+
+
+def _like(value: Value, drift: float | None) -> Any:  # noqa: ANN401 - the type of `value`
+    """A drift as a number of the value's kind: a decimal of the same scale, else whole."""
+    return Decimal(drift or 0).quantize(value) if isinstance(value, Decimal) else round(drift or 0)
 
 
 def ago(seconds: float) -> str:
@@ -196,8 +204,7 @@ def _residual(status: Status) -> Tile:
     if not judged:
         return Tile("Unexplained", "–", "no day reconciled yet")
     residual = sum(day.residual for day in judged)
-    plural = "day" if len(judged) == 1 else "days"
-    note = f"of all differences, {len(judged)} {plural} reconciled"
+    note = f"differences, {len(judged)} {'day' if len(judged) == 1 else 'days'} reconciled"
     return Tile("Unexplained", number(residual), note, "ls-bad" if residual else "ls-good")
 
 
