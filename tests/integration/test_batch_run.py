@@ -1,0 +1,356 @@
+"""The batch layer on a real broker, Spark and ClickHouse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from batch_log import CLOSING_TIME, DAY_MS, DAYS, FIRST_DAY, START, produce, records, write_catalog
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import TopicPartition
+
+from batch_layer.job import spark_session
+from batch_layer.manifest import ExpiredError, OpenDayError
+from batch_layer.run import PartitionResult, run
+from infra import kafka as broker
+from infra.clickhouse import connect, query_frame
+from infra.settings import Settings
+from metrics.catalog import Catalog, Metric
+from metrics.reference import Answer, Cell, Key, Record, answer, parse
+
+Run = Callable[..., list[PartitionResult]]
+
+
+@pytest.fixture(scope="module")
+def services(kafka: Settings, clickhouse: Settings) -> Settings:
+    assert kafka == clickhouse
+    return clickhouse
+
+
+@pytest.fixture(scope="module")
+def run_in_one_session(services: Settings) -> Iterator[Run]:
+    """`run`, with one Spark session for all tests: starting one costs more than a run."""
+    with ExitStack() as stack:
+        session = stack.enter_context(spark_session(services, 10_000))
+        yield lambda catalog, days, **options: run(
+            services, catalog, days, session_of=lambda *_: nullcontext(session), **options
+        )
+
+
+@pytest.fixture
+def database(services: Settings, unique: str) -> str:
+    return services.database(unique)
+
+
+def client_of(settings: Settings, catalog: Catalog) -> Client:
+    return connect(settings, settings.database(catalog.source))
+
+
+def batch_cells(client: Client, metric: Metric, days: list[date]) -> dict[Key, tuple[int, Any]]:
+    """What the current publications of these days hold for a metric: events and exact value."""
+    frame = query_frame(
+        client,
+        f"SELECT * FROM batch_{metric.name} WHERE events > 0 AND (partition, run_id) IN "
+        "(SELECT partition, argMax(run_id, published_at) FROM publications GROUP BY partition)",
+    )
+    rows = frame.with_columns(pl.col("window_start").dt.epoch("ms")).filter(pl.col("partition").is_in(days)).to_dicts()
+    cells = {
+        (metric.name, row["grain"], row["window_start"], tuple(row[name] for name in metric.by)): (
+            row["events"],
+            row["value"],
+        )
+        for row in rows
+    }
+    assert len(cells) == len(rows), "a window stands twice"
+    return cells
+
+
+def inside(key: Key, days: list[date]) -> bool:
+    return any(
+        START + (day - FIRST_DAY).days * DAY_MS <= key[2] < START + ((day - FIRST_DAY).days + 1) * DAY_MS
+        for day in days
+    )
+
+
+def wanted(cells: dict[Key, Cell], metric: Metric, days: list[date]) -> dict[Key, tuple[int, Any]]:
+    return {
+        key: (cell.events, cell.value) for key, cell in cells.items() if key[0] == metric.name and inside(key, days)
+    }
+
+
+def dispositions_of(tree: dict[str, Any], log: list[Record], truth: Answer, day: date) -> Counter[str]:
+    start = START + (day - FIRST_DAY).days * DAY_MS
+    found: Counter[str] = Counter()
+    for record in log:
+        event = parse(tree, record)
+        moment = record.record_time if event is None else event["event_time"]
+        if start <= moment < start + DAY_MS:
+            found[truth.dispositions[record.topic_partition, record.offset]] += 1
+    return found
+
+
+def test_every_published_number_is_that_of_the_reference(
+    services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path
+) -> None:
+    tree, catalog, _ = write_catalog(unique, tmp_path)
+    log = records(seed=1, count=6_000)
+    produce(services, catalog, log)
+    truth = answer(tree, log)
+
+    results = run_in_one_session(catalog, DAYS)
+
+    assert [result.partition for result in results] == DAYS
+    assert all(result.published for result in results)
+    client = client_of(services, catalog)
+    for metric in catalog.metrics:
+        assert batch_cells(client, metric, DAYS) == wanted(truth.exact, metric, DAYS)
+        assert expected_cells(client, metric) == slices(truth, metric)
+
+    for result in results:
+        frame = query_frame(
+            client,
+            "SELECT manifest, events FROM batch_runs WHERE partition = {day:Date} AND status = 'complete'",
+            {"day": result.partition},
+        )
+        manifest = json.loads(frame["manifest"][0])
+        found = dispositions_of(tree, log, truth, result.partition)
+        assert {name: n for name, n in manifest["dispositions"].items() if n} == found
+        assert result.dead_letters == found["dead_letter"] > 0
+        exact = sum(
+            cell.events
+            for key, cell in truth.exact.items()
+            if key[:2] == ("events", "1d") and inside(key, [result.partition])
+        )
+        assert result.events == manifest["events"] == exact
+        assert found["late"] > 0 and found["id_conflict"] > 0
+        # some copies lie beyond the horizon or in another topic partition, so that only the batch layer sees them
+        assert result.duplicates > found["duplicate"] > 0
+        for read in manifest["ranges"]:
+            disposed = sum(read[name] for name in ("counted", "late", "duplicate", "id_conflict", "dead_letter"))
+            assert read["records"] == disposed == read["end"] - read["start"] > 0
+        blocks = manifest["ledger"]
+        assert sum(block["records"] for block in blocks) == len(log)
+
+    exceptions = query_frame(client, "SELECT topic_partition, offset, disposition FROM batch_exceptions")
+    places = {(row["topic_partition"], row["offset"]): row["disposition"] for row in exceptions.to_dicts()}
+    assert len(places) == exceptions.height
+    assert all(truth.dispositions[place] == disposition for place, disposition in places.items())
+    assert len(places) == sum(
+        n for day in DAYS for name, n in dispositions_of(tree, log, truth, day).items() if name != "counted"
+    )
+
+
+def expected_cells(client: Client, metric: Metric) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    frame = query_frame(client, f"SELECT * FROM expected_{metric.name}").with_columns(
+        pl.col("slice_start").dt.epoch("ms")
+    )
+    state = metric.agg.state[0].name
+    return {
+        (row["slice_start"], *(row[name] for name in metric.by)): (row["events"], plain(row[state]))
+        for row in frame.to_dicts()
+    }
+
+
+def plain(state: Any) -> Any:
+    return {entry["key"]: entry["value"] for entry in state} if isinstance(state, list) else state
+
+
+def slices(truth: Answer, metric: Metric) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """The reference's windows of the smallest grain, which is the slice of every metric here."""
+    return {
+        (key[2], *key[3]): (cell.events, cell.registers if metric.agg.text.startswith("distinct") else cell.value)
+        for key, cell in truth.expected.items()
+        if key[0] == metric.name and key[1] == metric.grains[0] and inside(key, DAYS)
+    }
+
+
+def test_the_three_readings_of_a_window_differ_by_their_events(
+    services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path
+) -> None:
+    _, catalog, _ = write_catalog(unique, tmp_path)
+    moment = START + 3 * 60_000
+
+    def event(offset: int, name: str, record_time: int, amount: str, topic_partition: int = 0) -> Record:
+        body = {"id": name, "ts": moment, "kind": "purchase", "user": name, "country": "DE", "amount": amount}
+        return Record(topic_partition, offset, record_time, json.dumps(body).encode())
+
+    log = [
+        event(0, "on time", moment, "10.00"),
+        event(1, "late", moment + 2 * 3_600_000, "5.00"),
+        event(2, "late", moment + 2 * 3_600_000, "5.00"),
+        event(0, "on time", moment, "10.00", topic_partition=1),
+        Record(2, 0, CLOSING_TIME, b"{}"),
+    ]
+    produce(services, catalog, log)
+    run_in_one_session(catalog, [FIRST_DAY])
+    frame = query_frame(
+        client_of(services, catalog),
+        "SELECT events, value, value_with_late, value_counted FROM batch_revenue WHERE grain = '1d'",
+    )
+    assert frame.rows() == [(2, Decimal("15.00"), Decimal("25.00"), Decimal("20.00"))]
+
+
+def test_a_day_without_events_is_published_with_no_rows_where_the_log_covers_it(
+    services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path
+) -> None:
+    _, catalog, _ = write_catalog(unique, tmp_path)
+    log = [r for r in records(seed=2, count=300) if not START + DAY_MS <= r.record_time < START + 2 * DAY_MS + 86_000]
+    log = [Record(0, offset, r.record_time, r.value) for offset, r in enumerate(r for r in log if late_free(r))]
+    produce(services, catalog, log)
+    results = run_in_one_session(catalog, DAYS)
+    assert [result.events > 0 for result in results] == [True, False, True]
+    client = client_of(services, catalog)
+    published = query_frame(client, "SELECT partition FROM publications ORDER BY partition")["partition"].to_list()
+    assert published == DAYS
+    assert query_frame(client, "SELECT DISTINCT partition FROM batch_events ORDER BY 1")["partition"].to_list() == [
+        DAYS[0],
+        DAYS[2],
+    ]
+    manifest = json.loads(
+        query_frame(
+            client,
+            "SELECT manifest FROM batch_runs WHERE status = 'complete' AND partition = {day:Date}",
+            {"day": DAYS[1]},
+        )["manifest"][0]
+    )
+    assert manifest["events"] == 0 and sum(read["records"] for read in manifest["ranges"]) > 0
+
+
+def late_free(record: Record) -> bool:
+    """Whether a record is an event of about its own time."""
+    try:
+        return abs(json.loads(record.value or b"")["ts"] - record.record_time) < 10_000
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def test_a_second_run_publishes_the_same_values_under_its_own_name(
+    services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path
+) -> None:
+    _, catalog, _ = write_catalog(unique, tmp_path)
+    produce(services, catalog, records(seed=3, count=2_000))
+    first = run_in_one_session(catalog, DAYS)
+    client = client_of(services, catalog)
+    tables = [f"{layer}_{metric.name}" for metric in catalog.metrics for layer in ("batch", "expected")]
+
+    def rows(run_id: str) -> dict[str, list[tuple[Any, ...]]]:
+        return {
+            table: query_frame(
+                client, f"SELECT * EXCEPT run_id FROM {table} WHERE run_id = {{run_id:String}}", {"run_id": run_id}
+            ).rows()
+            for table in [*tables, "batch_exceptions"]
+        }
+
+    before = views(client, catalog)
+    second = run_in_one_session(catalog, DAYS)
+    assert first[0].run_id < second[0].run_id
+    assert {k: sorted(v, key=repr) for k, v in rows(first[0].run_id).items()} == {
+        k: sorted(v, key=repr) for k, v in rows(second[0].run_id).items()
+    }
+    assert views(client, catalog) == before != {}
+    current = query_frame(client, "SELECT partition, argMax(run_id, published_at) AS run FROM publications GROUP BY 1")
+    assert set(current["run"]) == {second[0].run_id}
+
+
+def views(client: Client, catalog: Catalog) -> dict[str, list[tuple[Any, ...]]]:
+    """What readers see of the batch layer, without the name of the run and its time."""
+    found = {}
+    for metric in catalog.metrics:
+        for grain in metric.grains:
+            frame = query_frame(client, f"SELECT * EXCEPT (run_id, as_of) FROM {metric.name}_{grain}__batch")
+            found[f"{metric.name}_{grain}"] = sorted(frame.rows(), key=repr)
+    return found
+
+
+def test_expired_offsets_are_refused_saying_from_when_to_when_the_log_reaches(
+    services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path
+) -> None:
+    _, catalog, _ = write_catalog(unique, tmp_path)
+    log = records(seed=4, count=900)
+    produce(services, catalog, log)
+    cut = next(r for r in log if r.topic_partition == 1 and r.record_time > START + 6 * 3_600_000)
+    admin = broker.admin(services)
+    deleted = admin.delete_records([TopicPartition(catalog.topic, 1, cut.offset)])
+    assert [future.result(30).low_watermark for future in deleted.values()] == [cut.offset]
+
+    with pytest.raises(ExpiredError) as refused:
+        run_in_one_session(catalog, DAYS)
+
+    message = str(refused.value)
+    assert f"offsets that day {FIRST_DAY} needs have expired from topic `{catalog.topic}`" in message
+    assert f"partition 1 begins at offset {cut.offset}" in message
+    assert "it reaches from 2026-03-01T06:" in message and "to 2026-03-04T02:00:00Z" in message
+    assert f"choose days from {DAYS[1]} to {DAYS[2]}" in message
+    assert [result.published for result in run_in_one_session(catalog, DAYS[1:])] == [True, True]
+
+
+def test_an_open_day_is_refused(services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path) -> None:
+    _, catalog, _ = write_catalog(unique, tmp_path)
+    produce(services, catalog, records(seed=5, count=30))
+    with pytest.raises(OpenDayError, match="day 2026-03-04 is not closed"):
+        run_in_one_session(catalog, [DAYS[2], DAYS[2] + timedelta(days=1)])
+    assert run_in_one_session(catalog, [DAYS[2] + timedelta(days=1)], allow_open=True)[0].published
+
+
+def test_a_run_killed_while_it_writes_leaves_the_views_as_they_were(
+    services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path
+) -> None:
+    _, catalog, path = write_catalog(unique, tmp_path)
+    produce(services, catalog, records(seed=6, count=3_000))
+    (first, *_) = run_in_one_session(catalog, DAYS)
+    client = client_of(services, catalog)
+    before = views(client, catalog)
+    command = [sys.executable, "-m", "batch_layer", "--catalog", str(path), "--json"]
+    command += ["--from", DAYS[0].isoformat(), "--to", DAYS[-1].isoformat()]
+    process = subprocess.Popen(
+        command, env=os.environ | services.environ(), start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    try:
+        written = f"SELECT count() AS n FROM batch_events WHERE run_id != '{first.run_id}'"
+        deadline = time.monotonic() + 300
+        while query_frame(client, written)["n"][0] == 0:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run wrote nothing"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+    assert query_frame(client, "SELECT DISTINCT run_id FROM publications")["run_id"].to_list() == [first.run_id]
+    assert views(client, catalog) == before
+    left = query_frame(client, "SELECT DISTINCT status FROM batch_runs WHERE run_id != {r:String}", {"r": first.run_id})
+    assert left["status"].to_list() == ["running"]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(services: Settings, unique: str, tmp_path: Path) -> None:
+    _, catalog, path = write_catalog(unique, tmp_path)
+    log = records(seed=7, count=300)
+    produce(services, catalog, log)
+    command = [sys.executable, "-m", "batch_layer", "--catalog", str(path), "--dry-run", "--json"]
+    command += ["--from", DAYS[0].isoformat(), "--to", DAYS[0].isoformat()]
+    done = subprocess.run(
+        command, env=os.environ | services.environ(), capture_output=True, text=True, check=True, timeout=120
+    )
+    printed = json.loads(done.stdout)
+    assert printed["partitions"] == [
+        {
+            "partition": "2026-03-01",
+            "run_id": None,
+            "events": None,
+            "duplicates": None,
+            "dead_letters": None,
+            "published": False,
+        }
+    ]
+    assert sum(read["end"] - read["start"] for read in printed["ranges"]) == len(log)
+    databases = query_frame(connect(services), "SHOW DATABASES")["name"].to_list()
+    assert services.database(catalog.source) not in databases
