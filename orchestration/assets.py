@@ -53,13 +53,13 @@ def _batch_metrics(
         backfill_policy=dg.BackfillPolicy.single_run(),
         description=f"Exact values of the metrics {', '.join(metric.name for metric in catalog.metrics)}, per day.",
     )
-    def batch_metrics(context: dg.AssetExecutionContext) -> Sequence[dg.MaterializeResult[Any]]:
+    def batch_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Run Spark outside this process, by the command that a cluster would be given too."""
         first, last = context.partition_keys[0], context.partition_keys[-1]
         # `--from` and `--to` include both days; Dagster runs a range that has gaps as several runs.
         command = [sys.executable, "-m", "batch_layer", "--catalog", str(catalog_path), "--from", first, "--to", last]
         client = dg.PipesSubprocessClient(env={**os.environ, **settings.environ()})
-        return client.run(context=context, command=command).get_results()
+        return client.run(context=context, command=command).get_materialize_result()
 
     return batch_metrics
 

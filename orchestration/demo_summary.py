@@ -81,7 +81,7 @@ def _largest(found: Sequence[Row]) -> list[Row]:
 
 def _window(row: Row, grain: str) -> str:
     start = iso(row.window_start)
-    return start[:10] if grain.endswith("d") else f"{start[:16].replace('T', ' ')} {grain}"
+    return start[:10] if grain.endswith("d") else f"{start[11:16]} +{grain}"
 
 
 def _cells(row: Row) -> tuple[str, str, str, str]:

@@ -1,6 +1,7 @@
 """What every command shares: where it prints, which catalog it reads, how it fails."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from metrics.catalog import Catalog
 DONE, FOUND, USAGE = 0, 1, 2
 DEMO_CATALOG = Path(__file__).resolve().parent.parent / "catalogs" / "shop.yaml"
 
-out = Console(soft_wrap=True)
+# Where nobody sets a width, such as in a pipe, tables are as wide as they need.
+_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+out = Console(soft_wrap=True, width=_WIDE)
 err = Console(stderr=True, soft_wrap=True)
 
 CatalogOption = Annotated[
