@@ -38,7 +38,7 @@ def badges(status: Status) -> str:
         f'<span class="ls-badge {"ls-live" if live else "ls-idle"}" data-badge="freshness"><i></i>{fresh}'
         f"<b>{ago(status.freshness_s)}</b></span>"
         f'<span class="ls-badge" data-badge="watermark" title="all events sent before this are in the numbers">'
-        f"data watermark <b>{moment(status.watermark, "second")} UTC</b></span>"
+        f"data watermark <b>{moment(status.watermark, 'second')} UTC</b></span>"
     )
 
 
