@@ -84,7 +84,8 @@ def _client(settings: Settings, database: str, options: Mapping[str, Any]) -> Cl
 @cache
 def _loopback_pool() -> PoolManager:
     """Connections to the local server: never through a proxy that the environment names."""
-    return get_pool_manager(maxsize=16)
+    pool: PoolManager = get_pool_manager(maxsize=16)
+    return pool
 
 
 def insert_frame(client: Client, table: str, frame: pl.DataFrame, token: str | None = None) -> int:
