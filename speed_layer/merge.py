@@ -62,7 +62,7 @@ class Meta(msgspec.Struct, array_like=True):
     Attributes:
         token: Changes with every bundle; tells whether a memory is of the same history.
         batches: Number of Arrow batches in the state.
-        open: Starts of slices that have not had their on-time pane, ascending, in ms.
+        open: Starts of slices that have not had their on-time pane, in ms.
         closed: Starts of slices that have.
     """
 
@@ -91,7 +91,7 @@ class MergeIntoPanes(beam.PTransform):
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Applies the transform."""
-        return pcoll | "Merge" >> beam.ParDo(MergeStates(self._job, self._catalog))
+        return pcoll | "Merge" >> beam.ParDo(MergeStates(self._job, self._catalog)).with_input_types(tuple[str, bytes])
 
 
 class MergeStates(beam.DoFn):
@@ -139,8 +139,10 @@ class MergeStates(beam.DoFn):
             slices = set(from_ipc_slices(self._bundle.added[key][-1]))
             fresh = slices.difference(now.open, now.closed)
             if fresh:
-                now.open = sorted({*now.open, *fresh})
-                _set(pane, now.open[0] + group.slice_width_ms)
+                now.open += fresh
+                for start in fresh:
+                    end = Timestamp(micros=(start + group.slice_width_ms) * 1000)
+                    pane.set(end, dynamic_timer_tag=str(start))
             meta.write(_pack(now))
             clear.set(Timestamp.now() + Duration(seconds=self._keep.total_seconds()))
 
@@ -151,7 +153,6 @@ class MergeStates(beam.DoFn):
         timestamp: Timestamp = beam.DoFn.TimestampParam,
         batches: Any = beam.DoFn.StateParam(BATCHES),  # noqa: ANN401, B008
         meta: Any = beam.DoFn.StateParam(META),  # noqa: ANN401, B008
-        pane: Any = beam.DoFn.TimerParam(PANE),  # noqa: ANN401, B008
     ) -> None:
         """The watermark has passed the end of a slice: its rows are due."""
         group = self._groups[key.partition("|")[0]]
@@ -160,11 +161,11 @@ class MergeStates(beam.DoFn):
             return
         reached = timestamp.micros // 1000
         due = [start for start in now.open if start + group.slice_width_ms <= reached]
+        if not due:  # a timer that fired before was of a later slice
+            return
         now.open = [start for start in now.open if start + group.slice_width_ms > reached]
         now.closed += due
         self._bundle.due[key].update(due)
-        if now.open:
-            _set(pane, now.open[0] + group.slice_width_ms)
         meta.write(_pack(now))
 
     @on_timer(CLEAR)
@@ -303,10 +304,6 @@ def _numbered(frame: pl.DataFrame, number: int) -> pl.DataFrame:
 def _slices(keys: list[str], slices: dict[str, Any]) -> pl.DataFrame:
     pairs = [(index, start) for index, key in enumerate(keys) for start in slices[key]]
     return pl.DataFrame(pairs, schema={"_key": pl.Int32, "slice_start": pl.Int64}, orient="row")
-
-
-def _set(timer: Any, moment_ms: int) -> None:  # noqa: ANN401
-    timer.set(Timestamp(micros=moment_ms * 1000))
 
 
 LEDGER_COLUMNS = ("topic_partition", "block", "records", *DISPOSITIONS)

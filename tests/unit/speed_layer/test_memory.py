@@ -1,0 +1,38 @@
+"""States that a worker keeps in memory."""
+
+import polars as pl
+
+from speed_layer.memory import Memory
+
+SMALL = pl.DataFrame({"a": [1]})
+
+
+def test_a_state_is_given_back_only_to_its_own_history() -> None:
+    memory = Memory()
+    memory.put("key", b"one", SMALL)
+
+    assert memory.get("key", b"one") is SMALL
+    assert memory.get("key", b"another") is None
+
+
+def test_the_longest_unused_go_first() -> None:
+    memory = Memory(largest_bytes=2500)
+    memory.put("first", b"t", SMALL)
+    memory.put("second", b"t", SMALL)
+    memory.get("first", b"t")
+
+    memory.put("third", b"t", SMALL)
+
+    assert memory.get("second", b"t") is None
+    assert memory.get("first", b"t") is SMALL
+    assert memory.get("third", b"t") is SMALL
+
+
+def test_what_is_dropped_is_gone() -> None:
+    memory = Memory()
+    memory.put("key", b"t", SMALL)
+
+    memory.drop("key")
+    memory.drop("key")
+
+    assert memory.get("key", b"t") is None
