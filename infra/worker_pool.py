@@ -5,6 +5,7 @@ all interfaces, runs whatever `python` is on PATH, and keeps the workers' output
 """
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from infra.settings import load_settings
 _WORKER = (
     "import sys, logging; logging.basicConfig(level=logging.WARNING); "
     "from apache_beam.runners.worker.sdk_worker import SdkHarness; "
-    "SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=0, data_buffer_time_limit_ms=-1).run()"
+    "SdkHarness(sys.argv[1], worker_id=sys.argv[2], state_cache_size=64 << 20, data_buffer_time_limit_ms=-1).run()"
 )
 
 
@@ -39,7 +40,9 @@ class WorkerPool(BeamFnExternalWorkerPoolServicer):
         """Start one worker process that reports to the runner's control endpoint."""
         control, worker_id = start_worker_request.control_endpoint.url, start_worker_request.worker_id
         try:
-            self._worker_processes[worker_id] = subprocess.Popen([sys.executable, "-c", _WORKER, control, worker_id])
+            command = [sys.executable, "-c", _WORKER, control, worker_id]
+            # Workers share the cores by being many; threads of their own would only contend.
+            self._worker_processes[worker_id] = subprocess.Popen(command, env={**os.environ, "POLARS_MAX_THREADS": "1"})
         except OSError:
             return beam_fn_api_pb2.StartWorkerResponse(error=traceback.format_exc())
         return beam_fn_api_pb2.StartWorkerResponse()
