@@ -65,6 +65,10 @@ def create_app(source: Source) -> FastAPI:
         asked = query.build(source.catalog, name, grain, start, end, by or (), layer, limit)
         return query.answer(source.client, source.database, asked)
 
+    @app.get("/v1/{rest:path}", include_in_schema=False)
+    def nothing(rest: str) -> JSONResponse:
+        return problem(HTTPStatus.NOT_FOUND, f"nothing is at `/v1/{rest}`. try /v1/metrics, /v1/status or /healthz")
+
     return app
 
 
@@ -86,12 +90,14 @@ def explain(error: Exception, source: Source) -> str:
     """What a reader is told when ClickHouse cannot answer, with the way out."""
     if isinstance(error, ClickHouseUnavailableError):
         return str(error)
+    if "Code:" not in str(error):
+        return f"ClickHouse at `{source.address}` does not answer. start the stack with `lockstep up`"
     if any(code in str(error) for code in UNKNOWN_TABLE_CODES):
         return (
             f"the tables of source `{source.catalog.source}` are not all there; "
             "start the stack with `lockstep up`, which creates them"
         )
-    return "ClickHouse could not answer. see its log with `lockstep status`"
+    return f"ClickHouse at `{source.address}` could not answer. its log says why"
 
 
 def problem(status: HTTPStatus, detail: str) -> JSONResponse:

@@ -16,7 +16,7 @@ READ_ONLY = {"readonly": 2}
 
 
 class Source:
-    """Reads a source's views. Threads may share it; it connects on first use and again after a failure."""
+    """Reads a source's views; threads may share it. Connects on first use; a server that comes back is used again."""
 
     def __init__(self, settings: Settings, catalog: Catalog, *, wait_seconds: float = 0.0) -> None:
         self.catalog = catalog
@@ -25,6 +25,11 @@ class Source:
         self._wait_seconds = wait_seconds
         self._lock = threading.Lock()
         self._client: Client | None = None
+
+    @property
+    def address(self) -> str:
+        """Where ClickHouse is."""
+        return self._settings.clickhouse_address
 
     @property
     def client(self) -> Client:

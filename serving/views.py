@@ -134,7 +134,8 @@ def batch_sql(metric: Metric, grain: str, database: str) -> str:
     return (
         f"SELECT {', '.join(shown)}\nFROM {_table(database, f'batch_{metric.name}')} AS b\n"
         f"INNER JOIN (\n{_days(metric, database)}\n) AS p ON b.partition = p.partition AND b.run_id = p.run_id\n"
-        f"WHERE b.metric_version = {_text(metric.metric_version)} AND b.grain = {_text(grain)}"
+        # 0: the exact values take none of the window's events, as when all are copies whose originals lie elsewhere
+        f"WHERE b.metric_version = {_text(metric.metric_version)} AND b.grain = {_text(grain)} AND b.events > 0"
     )
 
 
