@@ -1,7 +1,7 @@
 """What a run must know of the log before it reads it: a few look-ups at the broker, and no record is read."""
 
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
@@ -9,11 +9,14 @@ from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 from batch_layer.manifest import LogPartition, LogState, earliest_record_time
 from infra import kafka
 from infra.settings import Settings
+from metrics.window import to_epoch_ms
 
 ANSWER_WITHIN_S = 30.0
 
 
-def observe(settings: Settings, topic: str, days: Sequence[date]) -> LogState:
+def observe(
+    settings: Settings, topic: str, days: Sequence[date], now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> LogState:
     """The topic as it is now, for a run over these days.
 
     The end of a topic partition is its last stable offset: what a transaction has not committed is not part of the log.
@@ -41,6 +44,7 @@ def observe(settings: Settings, topic: str, days: Sequence[date]) -> LogState:
             for number in numbers
         ),
         max((found.timestamp for found in greatest.values() if found.offset >= 0), default=None),
+        to_epoch_ms(now()),
     )
 
 

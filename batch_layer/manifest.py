@@ -48,10 +48,18 @@ class LogPartition:
 
 @dataclass(frozen=True)
 class LogState:
-    """A topic as a run found it; `greatest_time` is the greatest record timestamp (ms), None in an empty log."""
+    """A topic as a run found it.
+
+    Attributes:
+        partitions: Its partitions.
+        greatest_time: The greatest record timestamp (ms), None in an empty log.
+        observed_at: The wall clock (ms) then. A record's timestamp says when it was sent, so a record that is sent from
+            then on is late for every day whose lateness was over by then, although an idle log does not show it.
+    """
 
     partitions: tuple[LogPartition, ...]
     greatest_time: int | None
+    observed_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,11 @@ class ReadRange:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run reads for its days; `days` ascend and each stands once."""
+    """What a run reads for its days; `days` ascend and each stands once. Days up to `last_closed` will not change."""
 
     days: tuple[date, ...]
     ranges: tuple[ReadRange, ...]
+    last_closed: date | None
 
     @property
     def records(self) -> int:
@@ -117,6 +126,7 @@ def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: b
             ReadRange(p.topic_partition, max(p.begin, p.start - catalog.dedup_horizon), p.start, p.end, p.begin)
             for p in log.partitions
         ),
+        _last_closed_day(catalog, log),
     )
 
 
@@ -132,8 +142,8 @@ def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> 
         reaches_from = max(p.first_time for p in expired if p.first_time is not None)
         first = _first_whole_day(reaches_from)
         reach = f"it reaches from {_instant(reaches_from)} to {_instant(log.greatest_time)}"
-        last = _last_closed_day(catalog, log.greatest_time)
-        if first <= last:
+        last = _last_closed_day(catalog, log)
+        if last is not None and first <= last:
             way_out = f"choose days from {first} to {last}, or {way_out}"
     listed = ", ".join(f"partition {p.topic_partition} begins at offset {p.begin}" for p in expired)
     msg = (
@@ -144,13 +154,13 @@ def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> 
 
 
 def _refuse_open(catalog: Catalog, days: tuple[date, ...], log: LogState) -> None:
-    if log.greatest_time is None:
+    last = _last_closed_day(catalog, log)
+    if log.greatest_time is None or last is None:
         msg = (
             f"day {days[0]} is not closed: topic `{catalog.topic}` is empty, so nothing shows that it is over. "
             "send events, or choose another catalog with --catalog"
         )
         raise OpenDayError(msg)
-    last = _last_closed_day(catalog, log.greatest_time)
     if days[-1] <= last:
         return
     first_open = next(day for day in days if day > last)
@@ -164,9 +174,11 @@ def _refuse_open(catalog: Catalog, days: tuple[date, ...], log: LogState) -> Non
     raise OpenDayError(msg)
 
 
-def _last_closed_day(catalog: Catalog, greatest_time: int) -> date:
-    """The last day whose end and lateness the watermark has passed."""
-    closed = greatest_time - milliseconds(catalog.out_of_orderness + catalog.allowed_lateness)
+def _last_closed_day(catalog: Catalog, log: LogState) -> date | None:
+    """The last day to which nothing that is not late can be added; None for an empty log, which proves nothing."""
+    if log.greatest_time is None:
+        return None
+    closed = max(log.greatest_time, log.observed_at) - milliseconds(catalog.out_of_orderness + catalog.allowed_lateness)
     return from_epoch_ms(closed // DAY_MS * DAY_MS).date() - timedelta(days=1)
 
 

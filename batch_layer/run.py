@@ -232,6 +232,7 @@ def _manifests(
             "dispositions": found.dispositions,
             "events": found.events,
             "outside": formed - inside,
+            "closed": planned.last_closed is not None and day <= planned.last_closed,
             "wall_seconds": round(wall_seconds, 3),
             "code_version": f"{version('lockstep')}+semantics.{SEMANTICS_VERSION}",
             "ledger": [{key: value for key, value in block.items() if key != "read"} for block in blocks],

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from datetime import date, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -58,21 +58,15 @@ def client_of(settings: Settings, catalog: Catalog) -> Client:
 
 
 def batch_cells(client: Client, metric: Metric, days: list[date]) -> dict[Key, tuple[int, Any]]:
-    """What the current publications of these days hold for a metric: events and exact value."""
-    frame = query_frame(
-        client,
-        f"SELECT * FROM batch_{metric.name} WHERE events > 0 AND (partition, run_id) IN "
-        "(SELECT partition, argMax(run_id, published_at) FROM publications GROUP BY partition)",
-    )
-    rows = frame.with_columns(pl.col("window_start").dt.epoch("ms")).filter(pl.col("partition").is_in(days)).to_dicts()
-    cells = {
-        (metric.name, row["grain"], row["window_start"], tuple(row[name] for name in metric.by)): (
-            row["events"],
-            row["value"],
-        )
-        for row in rows
-    }
-    assert len(cells) == len(rows), "a window stands twice"
+    """What the view of the batch layer shows of these days for a metric: events and exact value."""
+    cells: dict[Key, tuple[int, Any]] = {}
+    for grain in metric.grains:
+        frame = query_frame(client, f"SELECT * FROM {metric.name}_{grain}__batch")
+        rows = frame.with_columns(pl.col("window_start").dt.epoch("ms")).filter(pl.col("partition").is_in(days))
+        for row in rows.to_dicts():
+            key = (metric.name, grain, row["window_start"], tuple(row[name] for name in metric.by))
+            assert key not in cells, "a window stands twice"
+            cells[key] = (row["events"], row["value"])
     return cells
 
 
@@ -298,9 +292,15 @@ def test_expired_offsets_are_refused_saying_from_when_to_when_the_log_reaches(
 def test_an_open_day_is_refused(services: Settings, run_in_one_session: Run, unique: str, tmp_path: Path) -> None:
     _, catalog, _ = write_catalog(unique, tmp_path)
     produce(services, catalog, records(seed=5, count=30))
-    with pytest.raises(OpenDayError, match="day 2026-03-04 is not closed"):
-        run_in_one_session(catalog, [DAYS[2], DAYS[2] + timedelta(days=1)])
-    assert run_in_one_session(catalog, [DAYS[2] + timedelta(days=1)], allow_open=True)[0].published
+    today = datetime.now(UTC).date()
+    with pytest.raises(OpenDayError, match=f"day {today} is not closed"):
+        run_in_one_session(catalog, [DAYS[2], today])
+    assert run_in_one_session(catalog, [today], allow_open=True)[0].published
+    written = query_frame(
+        connect(services, services.database(catalog.source)),
+        "SELECT manifest FROM batch_runs WHERE status = 'complete'",
+    )
+    assert json.loads(written["manifest"][0])["closed"] is False
 
 
 def test_a_run_killed_while_it_writes_leaves_the_views_as_they_were(

@@ -60,6 +60,12 @@ def test_a_day_closes_when_the_watermark_passes_its_end_and_the_lateness():
     )
 
 
+def test_a_day_of_an_idle_log_closes_when_the_clock_passes_its_end_and_the_lateness():
+    assert plan(CATALOG, [DAY], LogState((partition(),), at("2024-01-05T12:00:00"), observed_at=CLOSED)).days == (DAY,)
+    with pytest.raises(OpenDayError):
+        plan(CATALOG, [DAY], LogState((partition(),), at("2024-01-05T12:00:00"), observed_at=CLOSED - 1))
+
+
 def test_an_open_day_is_accepted_where_one_asks_for_it():
     assert plan(CATALOG, [DAY], LogState((partition(),), CLOSED - 1), allow_open=True).days == (DAY,)
 
