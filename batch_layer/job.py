@@ -37,6 +37,9 @@ _OPTIONS = {
 
 _LOGGING = """\
 rootLogger.level = error
+# Spark takes the shell for a person's and would raise the level, and say so, were its own not named.
+logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
+logger.gateway.level = error
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
 appender.stderr.name = stderr

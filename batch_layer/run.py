@@ -6,12 +6,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 
 import polars as pl
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
@@ -127,7 +128,8 @@ def run(
     target = Target(settings, database, run_id)
     client = target.connect()
     started = time.monotonic()
-    insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", dict.fromkeys(planned.days, (_NO_DAY, ""))))
+    unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
+    insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))
     try:
         with session_of(settings, planned.records) as session:
             counts, ledger = _compute(session, catalog, planned, target)
@@ -135,15 +137,14 @@ def run(
         insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
         publish(client, run_id, planned.days, catalog)
     except BaseException:
-        insert_frame(client, "batch_runs", _runs(catalog, run_id, "failed", dict.fromkeys(planned.days, (_NO_DAY, ""))))
+        # The reason of the failure is worth more than its record, which a ClickHouse that is away cannot take.
+        with suppress(ClickHouseError, OSError):
+            insert_frame(client, "batch_runs", _runs(catalog, run_id, "failed", unknown))
         raise
     return [
         PartitionResult(day, run_id, found.events, found.copies, found.dispositions[DEAD_LETTER], published=True)
         for day, found in counts.items()
     ]
-
-
-_NO_DAY = Day(dict.fromkeys(DISPOSITIONS, 0), 0)
 
 
 def _compute(

@@ -1,0 +1,134 @@
+"""What one pass over a topic partition yields, without Spark."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from batch_layer.manifest import ReadRange
+from batch_layer.rows import (
+    DEAD,
+    EVENT,
+    STATES,
+    TALLY,
+    Pass,
+    arrow_schema,
+    day_spans,
+    from_bytes,
+    merged_states,
+    row_schema,
+)
+from infra.catalog_file import load_catalog
+from metrics.fold import groups
+from metrics.window import DAY_MS, to_epoch_ms
+
+CATALOG = load_catalog(Path(__file__).parents[2] / "data" / "clickstream.yaml")
+DAY = date(2024, 1, 5)
+START = to_epoch_ms(datetime(2024, 1, 5, tzinfo=UTC))
+SCHEMA = pa.schema(
+    [("partition", pa.int32()), ("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary())]
+)
+Log = list[tuple[int, bytes]]
+
+
+def event(name: str, time: int, kind: str = "purchase") -> bytes:
+    body = {"event_id": name, "timestamp": time, "event": kind, "user_id": "u" + name}
+    return json.dumps(body | {"session_id": "s", "platform": "web", "acquisition_channel": "ads"}).encode()
+
+
+def rows_of(log: Log, batch: int = 100, start: int = 0, days: Sequence[date] = (DAY,)) -> pl.DataFrame:
+    """The rows of a pass over a log of (record time, value), handed over in batches of so many records."""
+    records = [{"partition": 0, "offset": n, "record_time": t, "value": v} for n, (t, v) in enumerate(log)]
+    batches = [pa.RecordBatch.from_pylist(records[n : n + batch], SCHEMA) for n in range(0, len(records), batch)]
+    read = Pass(CATALOG, (ReadRange(0, 0, start, len(log), 0),), tuple(days))
+    found = pl.from_arrow(pa.Table.from_batches(list(read(batches)), arrow_schema(CATALOG)))
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def dispositions(rows: pl.DataFrame) -> list[tuple[int, str]]:
+    return rows.filter(pl.col("kind").is_in([EVENT, DEAD])).sort("offset").select("offset", "disposition").rows()
+
+
+def tally(rows: pl.DataFrame) -> dict[str, Any]:
+    (payload,) = rows.filter(pl.col("kind") == TALLY)["payload"]
+    (block,) = from_bytes(payload).to_dicts()
+    return block
+
+
+LOG: Log = [
+    (START, event("1", START)),
+    (START + 1, event("2", START + 1, "view")),
+    (START + 2, event("1", START)),
+    (START + 3, b"{bad"),
+    (START + 4, event("1", START + 4)),
+    (START + 3 * 3_600_000, event("3", START + 5)),
+    (START + DAY_MS, event("4", START + DAY_MS)),
+    (START + DAY_MS + 1, b"{bad"),
+]
+
+
+def test_every_record_of_the_day_is_a_row_with_its_disposition():
+    assert dispositions(rows_of(LOG)) == [
+        (0, "counted"),
+        (1, "counted"),
+        (2, "duplicate"),
+        (3, "dead_letter"),
+        (4, "id_conflict"),
+        (5, "late"),
+    ]
+
+
+def test_the_tally_counts_all_records_whatever_their_day():
+    block = tally(rows_of(LOG))
+    assert block["read"] == block["records"] == len(LOG)
+    assert (block["counted"], block["dead_letter"]) == (3, 2)
+
+
+def test_the_rows_do_not_depend_on_how_records_come_in_batches():
+    whole, apart = rows_of(LOG), rows_of(LOG, batch=3)
+    assert whole.sort("kind", "offset", "group", "bucket").equals(apart.sort("kind", "offset", "group", "bucket"))
+
+
+def test_records_before_the_start_are_remembered_and_not_read():
+    rows = rows_of(LOG, batch=3, start=2)
+    assert dispositions(rows)[0] == (2, "duplicate")
+    assert tally(rows)["read"] == len(LOG) - 2
+
+
+def test_states_hold_what_was_counted_on_the_day():
+    rows = rows_of(LOG).filter(pl.col("kind") == STATES)
+    found = {}
+    for number, group in enumerate(groups(CATALOG)):
+        payloads = rows.filter(pl.col("group") == number)["payload"].to_list()
+        states = merged_states(group, payloads)
+        found |= {metric.name: states[f"{metric.name}.events"].sum() for metric in group.metrics}
+    assert found == {"events": 2, "events_by_type": 2, "distinct_users": 2, "purchases_by_channel": 1}
+
+
+def test_flags_say_which_metrics_select_an_event():
+    rows = rows_of(LOG).filter(pl.col("kind") == EVENT).sort("offset")
+    assert rows["w_purchases_by_channel"].to_list()[:2] == [True, False]
+    assert rows["w_events"].all()
+
+
+def test_a_pass_without_records_of_the_day_yields_a_tally_alone():
+    rows = rows_of(LOG, days=[date(2024, 3, 1)])
+    assert rows["kind"].to_list() == [TALLY]
+
+
+def test_columns_follow_the_catalog():
+    names = list(row_schema(CATALOG))
+    assert {"d_event", "d_acquisition_channel", "t_user_id", "w_distinct_users"} < set(names)
+    other = replace(CATALOG, metrics=CATALOG.metrics[:1])
+    assert [name for name in row_schema(other) if name not in names or name.startswith(("w_", "d_"))] == ["w_events"]
+
+
+def test_consecutive_days_are_one_span():
+    days = [date(2024, 1, 7), date(2024, 1, 5), date(2024, 1, 6), date(2024, 1, 9)]
+    assert day_spans(days) == [(START, START + 3 * DAY_MS), (START + 4 * DAY_MS, START + 5 * DAY_MS)]
