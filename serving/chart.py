@@ -28,7 +28,7 @@ FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica 
 
 AXIS_LABELS = {
     "year": "{yyyy}",
-    "month": "{MMM}",
+    "month": "{d} {MMM}",
     "day": "{d} {MMM}",
     "hour": "{HH}:{mm}",
     "minute": "{HH}:{mm}",

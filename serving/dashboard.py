@@ -226,7 +226,7 @@ class _Page:
             self._chart.options.clear()
             self._chart.options.update(options)
             self._chart.update()
-        _set(self._recent, panels.recent(view.metric, rows, RECENT_ROWS) if rows else "")
+        _set(self._recent, panels.recent(view.metric, rows, RECENT_ROWS))
         _set(self._drifted, panels.drifted(view.metric, rows, DRIFTED_ROWS))
         _set(self._days, panels.days(status))
 

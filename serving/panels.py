@@ -13,7 +13,7 @@ from serving.query import Row, Value, iso
 from serving.status import Status
 
 LIVE_WITHIN_S = 15.0
-"""The speed layer reports its progress at least every few seconds, also when no events come."""
+"""While events come the speed layer publishes every second; longer ago means an idle log, or a layer that is down."""
 
 MOST_DAYS = 21
 
@@ -33,7 +33,7 @@ def badges(status: Status) -> str:
     if status.watermark is None or status.freshness_s is None:
         return '<span class="ls-badge ls-idle"><i></i>waiting for the speed layer</span>'
     live = status.freshness_s <= LIVE_WITHIN_S
-    fresh = "live" if live else "speed layer silent"
+    fresh = "live" if live else "last update"
     return (
         f'<span class="ls-badge {"ls-live" if live else "ls-idle"}" data-badge="freshness"><i></i>{fresh}'
         f"<b>{ago(status.freshness_s)}</b></span>"
@@ -74,6 +74,8 @@ def days(status: Status) -> str:
 
 def recent(metric: Metric, rows: Sequence[Row], most: int) -> str:
     """A table of the latest windows."""
+    if not rows:
+        return '<p class="ls-quiet">none yet</p>'
     # an aggregation that speed computes exactly has no bounds to show
     head = ["window, UTC", *metric.by, "value", *(() if metric.agg.exact else ("bounds",)), "layer"]
     body = []
@@ -92,7 +94,10 @@ def recent(metric: Metric, rows: Sequence[Row], most: int) -> str:
 
 def drifted(metric: Metric, rows: Iterable[Row], most: int) -> str:
     """A table of the certified windows that differ most from what the speed layer showed."""
-    apart = sorted((row for row in rows if row.drift), key=lambda row: -abs(row.drift or 0))
+    compared = [row for row in rows if row.drift is not None]
+    apart = sorted((row for row in compared if row.drift), key=lambda row: -abs(row.drift or 0))
+    if not compared:
+        return '<p class="ls-quiet">no certified window in view yet</p>'
     if not apart:
         return '<p class="ls-quiet">no certified window in view differs from what the speed layer showed</p>'
     head = ["window, UTC", *metric.by, "speed", "certified", "drift"]
@@ -112,7 +117,8 @@ def nothing_yet(metric: Metric, grain: str) -> str:
     return _hint(
         f"no windows of {metric.name} yet",
         "they appear within seconds once events flow. start the stack, then send some:",
-        f"lockstep up\nlockstep generate --events 100000   # then: lockstep query {metric.name} --grain {grain}",
+        "lockstep up\nlockstep ingest FILE --catalog CATALOG   # or, for the demo's shop: lockstep generate\n"
+        f"lockstep query {metric.name} --grain {grain}",
     )
 
 

@@ -6,65 +6,14 @@ publications and certificates. Every statement is additive and may be run again 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+
+from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import quote
 from metrics.catalog import Catalog, Metric
 from serving import views
-
-TIME = "DateTime64(3, 'UTC')"
-"""Event and record times: milliseconds since the epoch, always UTC."""
-
-INSTANT = "DateTime64(6, 'UTC')"
-"""When something was decided here: microseconds, so that two decisions of one second keep their order."""
-
-MERGE_SETTINGS = {
-    # An insert that is retried with the same token after a lost answer is dropped; without this a plain table keeps no
-    # tokens. Older tokens are forgotten, so speed rows are replaceable by key and a batch run has its own run_id.
-    "non_replicated_deduplication_window": "10000",
-}
-
-
-class Executor(Protocol):
-    """The one method of a ClickHouse client that applying a schema needs."""
-
-    def command(self, cmd: str) -> object:
-        """Run one statement."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of one source: columns in order, then how rows are sorted, split and replaced.
-
-    Attributes:
-        name: unquoted table name.
-        columns: (unquoted name, ClickHouse type and default) in order.
-        key: unquoted names of the sorting key.
-        version: for a replacing table, the column whose greatest value wins; on a tie the last insert does. None keeps
-            every row.
-        replacing: whether rows of one key replace each other.
-        partition_by: unquoted names of the partition key.
-    """
-
-    name: str
-    columns: tuple[tuple[str, str], ...]
-    key: tuple[str, ...]
-    replacing: bool = False
-    version: str | None = None
-    partition_by: tuple[str, ...] = ()
-
-    def create(self, database: str) -> str:
-        """`CREATE TABLE IF NOT EXISTS` with every identifier quoted."""
-        columns = ",\n".join(f"    {quote(name)} {kind}" for name, kind in self.columns)
-        version = quote(self.version) if self.version else ""
-        engine = f"ReplacingMergeTree({version})" if self.replacing else "MergeTree"
-        partition = f"\nPARTITION BY ({_names(self.partition_by)})" if self.partition_by else ""
-        settings = ", ".join(f"{name} = {value}" for name, value in MERGE_SETTINGS.items())
-        return (
-            f"CREATE TABLE IF NOT EXISTS {quote(database)}.{quote(self.name)} (\n{columns}\n)\n"
-            f"ENGINE = {engine}{partition}\nORDER BY ({_names(self.key)})\nSETTINGS {settings}"
-        )
+from serving.evolution import evolve
+from serving.table import INSTANT, TIME, Table
 
 
 def tables(catalog: Catalog) -> tuple[Table, ...]:
@@ -206,11 +155,13 @@ def ddl(catalog: Catalog, database: str) -> list[str]:
     ]
 
 
-def apply(client: Executor, catalog: Catalog, database: str) -> None:
-    """Bring the database to the catalog's shape. Adds tables, replaces views, drops nothing."""
+def apply(client: Client, catalog: Catalog, database: str) -> None:
+    """Bring the database to the catalog's shape: tables are added, views replaced, no row is dropped.
+
+    A table whose columns or key can no longer hold its metric, because the definition changed, is set aside under
+    another name; a column that is merely missing is added.
+    """
+    client.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
+    evolve(client, database, tables(catalog))
     for statement in ddl(catalog, database):
         client.command(statement)
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(quote(name) for name in names)

@@ -48,7 +48,7 @@ def test_what_comes_from_data_is_escaped(catalog: Catalog) -> None:
 
 def test_a_silent_speed_layer_is_not_called_live() -> None:
     assert "live" in panels.badges(status(freshness_s=1))
-    assert "speed layer silent" in panels.badges(status(freshness_s=60))
+    assert "last update" in panels.badges(status(freshness_s=60))
     nothing = Status(None, None, None, None, (), LEDGER)
     assert "waiting for the speed layer" in panels.badges(nothing)
 

@@ -1,0 +1,70 @@
+"""What becomes of a source's tables when its catalog changes."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from serving_tables import CATALOG, Event, Tables, at
+
+from infra.catalog_file import load_catalog
+from infra.clickhouse import quote
+from infra.settings import Settings
+from metrics.catalog import Catalog
+from serving import schema
+from serving.evolution import read_shapes
+
+NOON = at("2026-03-01T12:00:00")
+
+
+@pytest.fixture
+def tables(clickhouse: Settings, unique: str, tmp_path: Path) -> Tables:
+    made = Tables.create(clickhouse, unique, tmp_path)
+    made.speed([Event(NOON, "buy", "DE", "u1", Decimal("10.10"))])
+    return made
+
+
+def changed(tables: Tables, directory: Path, old: str, new: str) -> Catalog:
+    path = directory / "changed.yaml"
+    text = CATALOG.format(source=tables.catalog.source)
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return load_catalog(path)
+
+
+def test_an_unchanged_catalog_sets_nothing_aside(tables: Tables) -> None:
+    before = set(read_shapes(tables.client, tables.database))
+    schema.apply(tables.client, tables.catalog, tables.database)
+    assert set(read_shapes(tables.client, tables.database)) == before
+
+
+def test_a_new_metric_leaves_the_others_alone(tables: Tables, tmp_path: Path) -> None:
+    before = tables.read("revenue_1h")
+    more = changed(tables, tmp_path, "  events:", "  clicks: {agg: count, window: tumbling 1m}\n  events:")
+    schema.apply(tables.client, more, tables.database)
+    assert tables.read("revenue_1h") == before
+    assert tables.read("clicks_1m") == []
+
+
+def test_other_dimensions_begin_a_new_table_and_keep_the_old_rows(tables: Tables, tmp_path: Path) -> None:
+    wider = changed(tables, tmp_path, "by: [country]", "by: [country, user]")
+    schema.apply(tables.client, wider, tables.database)
+    assert tables.read("revenue_1h") == []
+    aside = [name for name in read_shapes(tables.client, tables.database) if name.startswith("speed_revenue__")]
+    assert len(aside) == 1
+    assert tables.read(aside[0], "country, total") == [("DE", Decimal("10.10"))]
+
+
+def test_another_aggregation_of_another_type_can_be_written(tables: Tables, tmp_path: Path) -> None:
+    other = changed(tables, tmp_path, "agg: sum(amount)", "agg: count")
+    schema.apply(tables.client, other, tables.database)
+    assert tables.read("revenue_1h") == []
+    types = {name: shape.types for name, shape in read_shapes(tables.client, tables.database).items()}
+    assert types["batch_revenue"]["value"] == "UInt64"
+    assert types["speed_revenue"]["count"] == "UInt64"
+
+
+def test_a_column_that_is_missing_is_added_and_the_rows_stay(tables: Tables) -> None:
+    table = f"{quote(tables.database)}.speed_revenue"
+    tables.client.command(f"ALTER TABLE {table} DROP COLUMN pane")
+    schema.apply(tables.client, tables.catalog, tables.database)
+    assert tables.read("speed_revenue", "country, pane") == [("DE", "")]
