@@ -1,7 +1,7 @@
-"""The log as a worker sees it: one consumer and one reader per topic partition, kept at the place where they stand.
+"""The log as a worker sees it: one consumer and one reader per topic partition, kept where they stand.
 
 Runner and worker come back to a partition many times a second with fresh objects. Assigning a consumer anew and
-re-reading the dedup horizon on each turn would starve it, so both are kept process-wide and reused while the place fits.
+re-reading the dedup horizon on each turn would starve it, so both are kept process-wide while the place fits.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Running the speed layer: submit the job, watch it, submit it again when it is gone, stop it in good order.
 
 A restart replays the log from its beginning. Every row is an upsert whose version is the number of events folded, so
-what is in the tables stays until the replay has caught up. A process that finds its own job still running takes it over.
+what is in the tables stays until the replay has caught up. A process that finds its own job running takes it over.
 """
 
 import logging

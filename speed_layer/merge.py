@@ -1,9 +1,9 @@
 """The merge: partial states of many chunks become the whole states of slices, and the panes that publish them.
 
-Keyed state holds what was folded, as a list of Arrow batches that is appended to and now and then rewritten as one. What
-is merged already stays in memory as well, so that a bundle costs a few columnar operations per group, however many keys
-it touched, and the state is read back only after a failure or a move. A token in the state tells whether the memory is
-of the same history.
+Keyed state holds what was folded, as a list of Arrow batches that is appended to and now and then rewritten as one.
+What is merged already stays in memory as well, so that a bundle costs a few columnar operations per group, however many
+keys it touched, and the state is read back only after a failure or a move. A token in the state tells whether the
+memory is of the same history.
 """
 
 import secrets
@@ -33,8 +33,8 @@ EARLY, ON_TIME, LATE = "early", "on_time", "late"
 KEEP_MARGIN = timedelta(days=1)
 """How much longer than lateness a state is kept after its last event, in processing time.
 
-A state that were cleared when the watermark passes would be gone when the log goes back in time, as it does when an older
-file is ingested: such events count, for what is late is decided by each record alone.
+A state that were cleared when the watermark passes would be gone when the log goes back in time, as it does when an
+older file is ingested. Such events count: what is late is decided by each record alone.
 """
 
 _REWRITE_AFTER = 24

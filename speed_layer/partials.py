@@ -2,7 +2,7 @@
 
 An element is a pair of text key and bytes. Keys gather what is merged together:
 
-- ``<group>|<block>|<bucket>``: states of `SLICES_PER_KEY` neighbouring slices of a group, split by a hash of the dimensions;
+- ``<group>|<block>|<bucket>``: states of `SLICES_PER_KEY` neighbouring slices, split by a hash of the dimensions;
 - ``ledger|<topic partition>|<n>``: counts of `LEDGER_BLOCKS_PER_KEY` neighbouring blocks of the ledger;
 - ``beat|<topic partition>``: nothing but a watermark, from a partition that has nothing new.
 

@@ -1,6 +1,9 @@
 """The pipeline: log -> chunks -> partial states -> whole states in panes -> ClickHouse -> progress."""
 
+import logging
+
 import apache_beam as beam
+from apache_beam.options import pipeline_options
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.external import ExternalTransform, ImplicitSchemaPayloadBuilder
 
@@ -19,8 +22,8 @@ _SEED_PERIOD_MS = 1000
 class Seeds(beam.PTransform):
     """The numbers of the topic partitions, each once and with its key, from a source that is native to Flink.
 
-    With `Create` or `Impulse` as the only source Flink completes no checkpoint. All come out of one element, so that the
-    watermark of the source, which is the wall clock, cannot pass a partition that has not begun.
+    With `Create` or `Impulse` as the only source Flink completes no checkpoint. All come out of one element, so that
+    the watermark of the source, which is the wall clock, cannot pass a partition that has not begun.
     """
 
     def __init__(self, count: int, expansion_service: str) -> None:
@@ -68,6 +71,8 @@ class SpeedLayer(beam.PTransform):
 
 def options(settings: Settings, job_name: str) -> PipelineOptions:
     """The options under which the pipeline runs on Flink."""
+    # The options that only the runner knows are not unparseable, as the SDK warns.
+    logging.getLogger(pipeline_options.__name__).setLevel(logging.ERROR)
     state = settings.data_dir.absolute() / "flink"
     (state / "checkpoints").mkdir(parents=True, exist_ok=True)
     return PipelineOptions(

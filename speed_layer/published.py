@@ -75,7 +75,8 @@ def forget_progress(client: Client, catalog: Catalog, database: str, ends: dict[
         )
         reached = {}
     shown = client.query(
-        "SELECT topic_partition, max(next_offset) FROM watermarks WHERE topic = {topic:String} GROUP BY topic_partition",
+        "SELECT topic_partition, max(next_offset) FROM watermarks "
+        "WHERE topic = {topic:String} GROUP BY topic_partition",
         parameters=parameters,
     ).result_rows
     if any(int(offset) > reached.get(int(partition), 0) for partition, offset in shown):

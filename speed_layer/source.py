@@ -4,9 +4,9 @@ The key is a topic partition, the state is the place in its log, and each firing
 put out its elements, move the place, set the timer again. Beam checkpoints state and timer together with everything
 downstream, so after any failure reading goes on from the last checkpoint. The timer holds the partition's watermark.
 
-This is a splittable DoFn that gives its rest back after each chunk, spelt out. The real one leaves a state cell behind for
-each rest on Flink (beam#27648, fixed after runner 2.62): with ten turns a second the 32,767 cells that Flink allows are
-used up within an hour, and the job is lost.
+This is a splittable DoFn that gives its rest back after each chunk, spelt out. The real one leaves a state cell behind
+for each rest on Flink (beam#27648, fixed after runner 2.62): with ten turns a second the 32,767 cells that Flink allows
+are used up within an hour, and the job is lost.
 """
 
 import logging

@@ -1,0 +1,111 @@
+"""A source of events for tests of the speed layer: its catalog, its log, and what is published of it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from confluent_kafka import TopicPartition
+
+from infra import kafka
+from infra.clickhouse import connect
+from infra.settings import Settings
+from metrics.catalog import Catalog, parse_catalog
+
+START_MS = 1_780_000_000_000 // 3_600_000 * 3_600_000
+COUNTRIES = ("de", "fr", "it")
+PARTITIONS = 2
+
+
+def text(name: str) -> str:
+    """The catalog as a file holds it: events and revenue by country in slices of 10 s, visitors by the minute."""
+    tree = {
+        "source": name,
+        "topic": f"{name}.events",
+        "event_id": "id",
+        "event_time": {"field": "ts", "unit": "ms"},
+        "allowed_lateness": "1m",
+        "topic_partitions": PARTITIONS,
+        "fields": {
+            "user": "string",
+            "country": {"type": "string", "required": True},
+            "amount": {"type": "decimal", "scale": 2},
+        },
+        "metrics": {
+            "events": {"agg": "count", "by": ["country"], "window": "tumbling 10s"},
+            "revenue": {"agg": "sum(amount)", "by": ["country"], "window": "tumbling 10s"},
+            "visitors": {"agg": "distinct(user)", "window": "tumbling 1m"},
+        },
+    }
+    return yaml.safe_dump(tree)
+
+
+def catalog(name: str) -> Catalog:
+    """The catalog of a source."""
+    return parse_catalog(yaml.safe_load(text(name)), {}, "test")
+
+
+def place(topic: str, partition: int, offset: int) -> TopicPartition:
+    """A place in a log."""
+    return TopicPartition(topic, partition, offset)
+
+
+@dataclass
+class Log:
+    """Writes events into a source's topic.
+
+    Attributes:
+        settings: Where Kafka is.
+        catalog: The source.
+        written: Number of good events so far; the event `n` has id `e<n>` and happened `n` hundredths of a second in.
+    """
+
+    settings: Settings
+    catalog: Catalog
+    written: int = 0
+    _producer: Any = field(default=None)
+
+    def good(self, count: int) -> None:
+        """Appends events that all count, spread over the partitions."""
+        numbers = range(self.written, self.written + count)
+        self.written += count
+        self.append((n % PARTITIONS, START_MS + n * 10, event(n)) for n in numbers)
+
+    def append(self, records: Iterable[tuple[int, int, bytes | None]]) -> None:
+        """Appends records of (partition, record time, value)."""
+        if self._producer is None:
+            kafka.ensure_topics(self.settings, {self.catalog.topic: PARTITIONS})
+            self._producer = kafka.producer(self.settings)
+        kafka.produce_all(
+            self._producer,
+            self.catalog.topic,
+            ({"partition": p, "timestamp": t, "value": v} for p, t, v in records),
+        )
+
+
+def event(number: int, **changes: Any) -> bytes:
+    """The bytes of an event."""
+    body = {
+        "id": f"e{number}",
+        "ts": START_MS + number * 10,
+        "user": f"u{number % 50}",
+        "country": COUNTRIES[number % len(COUNTRIES)],
+        "amount": "0.10",
+    }
+    return json.dumps(body | changes).encode()
+
+
+def rows(settings: Settings, source: Catalog, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of a query in the source's database."""
+    return [tuple(row) for row in connect(settings, settings.database(source.source)).query(sql).result_rows]
+
+
+def published(settings: Settings, source: Catalog) -> dict[str, int]:
+    """Events published by country."""
+    return dict(rows(settings, source, "SELECT country, sum(events) FROM speed_events FINAL GROUP BY country"))
+
+
+def expected(count: int) -> dict[str, int]:
+    """What is to be published of so many good events."""
+    return {name: len(range(index, count, len(COUNTRIES))) for index, name in enumerate(COUNTRIES)}
