@@ -42,7 +42,8 @@ def chromium() -> str:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="session")
+# not for the session: Playwright keeps an event loop running in this thread, in which no other test could start its own
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # as root, in a container, Chromium has no sandbox
