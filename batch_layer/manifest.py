@@ -142,7 +142,8 @@ def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> 
         reaches_from = max(p.first_time for p in expired if p.first_time is not None)
         first = _first_whole_day(reaches_from)
         reach = f"it reaches from {_instant(reaches_from)} to {_instant(log.greatest_time)}"
-        last = _last_closed_day(catalog, log)
+        closed = _last_closed_day(catalog, log)
+        last = min(from_epoch_ms(log.greatest_time).date(), closed) if closed else None
         if last is not None and first <= last:
             way_out = f"choose days from {first} to {last}, or {way_out}"
     listed = ", ".join(f"partition {p.topic_partition} begins at offset {p.begin}" for p in expired)
