@@ -13,9 +13,14 @@ from speed_layer import flink
 from speed_layer.merge import MergeIntoPanes
 from speed_layer.publish import TrackProgress, WritePanes, WriteProgress
 from speed_layer.source import ReadPartitions
+from speed_layer.spread import spread
 
 GENERATE_SEQUENCE = "beam:external:java:generate_sequence:v1"
 LARGEST_BUNDLE_MS = 100
+
+WORKERS_PER_SUBTASK = 2
+"""Stages are dealt out to workers in turn; with one per subtask, readers of all partitions may share a process."""
+
 _SEED_PERIOD_MS = 1000
 
 
@@ -26,22 +31,20 @@ class Seeds(beam.PTransform):
     the watermark of the source, which is the wall clock, cannot pass a partition that has not begun.
     """
 
-    def __init__(self, count: int, expansion_service: str) -> None:
+    def __init__(self, partitions: int, parallelism: int, expansion_service: str) -> None:
         super().__init__()
-        self._count = count
+        self._seeds = [(key, number) for number, key in enumerate(spread(partitions, parallelism))]
         self._expansion_service = expansion_service
 
     def expand(self, pbegin: beam.pvalue.PBegin) -> beam.PCollection:
         """Applies the transform."""
-        count = self._count
+        seeds = self._seeds
         every = ImplicitSchemaPayloadBuilder({"start": 0, "elements_per_period": 1, "period": _SEED_PERIOD_MS})
         return (
             pbegin
             | "Count" >> ExternalTransform(GENERATE_SEQUENCE, every, self._expansion_service)
             | "One per partition"
-            >> beam.FlatMap(
-                lambda number: [(str(n), n) for n in range(count)] if number == 0 else []
-            ).with_output_types(tuple[str, int])
+            >> beam.FlatMap(lambda number: seeds if number == 0 else []).with_output_types(tuple[str, int])
         )
 
 
@@ -83,7 +86,7 @@ def options(settings: Settings, job_name: str) -> PipelineOptions:
             f"--artifact_endpoint={settings.artifact_endpoint}",
             "--environment_type=EXTERNAL",
             f"--environment_config={settings.worker_endpoint}",
-            f"--sdk_worker_parallelism={settings.parallelism}",
+            f"--sdk_worker_parallelism={WORKERS_PER_SUBTASK * settings.parallelism}",
             f"--parallelism={settings.parallelism}",
             "--streaming",
             # Flink runs the expanded Java source natively only so.
@@ -116,7 +119,7 @@ def build(
     pipeline = beam.Pipeline(options=options(settings, job_name))
     _ = (
         pipeline
-        | "Topic partitions" >> Seeds(partitions, settings.expansion_endpoint)
+        | "Topic partitions" >> Seeds(partitions, settings.parallelism, settings.expansion_endpoint)
         | "Speed layer" >> SpeedLayer(job, settings, catalog, published)
     )
     return pipeline

@@ -160,17 +160,19 @@ class WriteProgress(beam.DoFn):
         self._tables = TableWriter(self._settings, self._catalog)
 
     def process(self, reached: list[Progress]) -> None:
-        """Writes where partitions stand; one without any record has no watermark yet and is left out."""
+        """Writes where partitions stand; one without any record has no watermark yet, and is not in `watermarks`."""
         assert self._tables is not None
-        rows = pl.DataFrame(
-            [(p.topic_partition, p.next_offset, p.watermark) for p in reached if p.watermark is not None],
-            schema={"topic_partition": pl.Int32, "next_offset": pl.Int64, "watermark": pl.Int64},
-            orient="row",
-        ).select(pl.lit(self._catalog.topic).alias("topic"), pl.all().exclude("watermark"), as_time("watermark"))
-        self._tables.insert(
-            quote(PROGRESS_TABLE), rows.with_columns(catalog_version=pl.lit(self._catalog.version)), repeat=True
+        known = [p for p in reached if p.watermark is not None]
+        begun = [Progress(p.topic_partition, p.next_offset, p.watermark or 0) for p in reached]
+        version = pl.lit(self._catalog.version).alias("catalog_version")
+        self._tables.insert(quote(PROGRESS_TABLE), self._rows(begun).with_columns(version), repeat=True)
+        self._tables.insert(quote("watermarks"), self._rows(known), repeat=True)
+
+    def _rows(self, reached: list[Progress]) -> pl.DataFrame:
+        schema = {"topic_partition": pl.Int32, "next_offset": pl.Int64, "watermark": pl.Int64}
+        return pl.DataFrame(reached, schema=schema, orient="row").select(
+            pl.lit(self._catalog.topic).alias("topic"), "topic_partition", "next_offset", as_time("watermark")
         )
-        self._tables.insert(quote("watermarks"), rows, repeat=True)
 
 
 def progress_ddl(database: str) -> str:

@@ -84,7 +84,7 @@ class ReadPartitions(beam.DoFn):
         place: Any = beam.DoFn.StateParam(PLACE),  # noqa: ANN401, B008
         partition: Any = beam.DoFn.StateParam(PARTITION),  # noqa: ANN401, B008
         turn: Any = beam.DoFn.TimerParam(TURN),  # noqa: ANN401, B008
-    ) -> None:
+    ) -> Iterable[TimestampedValue]:
         """Begins a topic partition at the first offset that the log still has."""
         if place.read() is not None:
             return
@@ -92,6 +92,7 @@ class ReadPartitions(beam.DoFn):
         place.write(msgspec.msgpack.encode(Place(begin, begin, None)))
         partition.write(str(element[1]).encode())
         _again(turn, None)
+        yield TimestampedValue(partials.beat(Receipt(element[1], begin, begin, begin, 0, None)), MIN_TIMESTAMP)
 
     @on_timer(TURN)
     def on_turn(

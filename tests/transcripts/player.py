@@ -58,24 +58,30 @@ def load(path: Path) -> Transcript:
 def parse(tree: Any) -> Transcript:
     """Checks a transcript."""
     if not isinstance(tree, dict) or set(tree) != {"metrics", "steps"}:
-        raise TranscriptError("a transcript has `metrics` and `steps`, nothing else")
+        msg = "a transcript has `metrics` and `steps`, nothing else"
+        raise TranscriptError(msg)
     steps: list[tuple[str, Any]] = []
     reached = float("-inf")
     for number, step in enumerate(tree["steps"], 1):
         if not isinstance(step, dict) or len(step) != 1 or next(iter(step)) not in STEPS:
-            raise TranscriptError(f"step {number}: a step is one of {', '.join(STEPS)}; got {step}")
+            msg = f"step {number}: a step is one of {', '.join(STEPS)}; got {step}"
+            raise TranscriptError(msg)
         [(kind, value)] = step.items()
         if kind == "watermark":
             if value <= reached:
-                raise TranscriptError(f"step {number}: a watermark must grow; got {value} after {reached}")
+                msg = f"step {number}: a watermark must grow; got {value} after {reached}"
+                raise TranscriptError(msg)
             reached = value
         elif kind == "panes" and (not steps or steps[-1][0] == "panes"):
-            raise TranscriptError(f"step {number}: panes come after events or a watermark")
+            msg = f"step {number}: panes come after events or a watermark"
+            raise TranscriptError(msg)
         elif kind == "events" and not all(isinstance(event, dict) and "at" in event for event in value):
-            raise TranscriptError(f"step {number}: every event has a time, `at`")
+            msg = f"step {number}: every event has a time, `at`"
+            raise TranscriptError(msg)
         steps.append((kind, value))
     if not any(kind == "panes" for kind, _ in steps):
-        raise TranscriptError("a transcript that expects no panes tests nothing")
+        msg = "a transcript that expects no panes tests nothing"
+        raise TranscriptError(msg)
     return Transcript(_catalog(tree["metrics"]), tuple(steps))
 
 
