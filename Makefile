@@ -50,7 +50,7 @@ type: $(READY) ## types of the packages that decide things
 
 .PHONY: bench
 bench: setup ## events per second that the speed layer drains from a backlog
-	@$(LOCKSTEP) bench drain
+	@$(LOCKSTEP) bench speed
 
 .PHONY: lock
 lock: $(READY) ## renew requirements.lock from pyproject.toml, with hashes and without addresses

@@ -1,6 +1,6 @@
 """`speed`, `batch`, `reconcile`: the two layers and the judge between them."""
 
-import subprocess
+import os
 import sys
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -11,7 +11,6 @@ from rich.table import Table
 from metrics.catalog import Catalog
 from orchestration.cli.common import (
     FOUND,
-    USAGE,
     CatalogOption,
     Failed,
     JsonOption,
@@ -46,7 +45,9 @@ def speed(
     """Run the speed layer: Beam on Flink, from the log to the tables, until stopped (it drains on SIGTERM)."""
     load(catalog)  # a bad catalog is refused before anything starts
     arguments = ["--until-drained"] if until_drained else []
-    raise SystemExit(_run_module("speed_layer", "--catalog", str(catalog_path(catalog)), *arguments))
+    # This process becomes the speed layer, so that a signal, kill -9 included, reaches it and nothing is left behind.
+    command = [sys.executable, "-m", "speed_layer", "--catalog", str(catalog_path(catalog)), *arguments]
+    os.execv(sys.executable, command)
 
 
 def batch(
@@ -119,15 +120,3 @@ def _show_plan(plan: Any, definition: Catalog, as_json: bool) -> None:  # noqa: 
     unknown = {"run_id": None, "events": None, "duplicates": None, "dead_letters": None, "published": False}
     partitions = [{"partition": day.isoformat(), **unknown} for day in plan.days]
     print_json({"partitions": partitions, "ranges": [asdict(each) for each in plan.ranges]})
-
-
-def _run_module(module: str, *arguments: str) -> int:
-    """Run a module as the stack would, in a process of its own; Ctrl-C reaches it and is waited for."""
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            err.print("stopping once what was read is published")
-    return code if code in {0, FOUND, USAGE} else FOUND

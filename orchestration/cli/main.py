@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.cli import catalog, data, demo, layers, serve, stack
+from orchestration.cli import bench, catalog, data, demo, layers, serve, stack
 from orchestration.cli.common import DEMO_CATALOG, STATE, guarded
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ def options(
     STATE.json_output = False
 
 
-for family in (demo, stack, catalog, data, layers, serve):
+for family in (demo, stack, catalog, data, layers, bench, serve):
     family.register(app)
 
 

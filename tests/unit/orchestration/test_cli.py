@@ -13,6 +13,7 @@ from orchestration.cli.main import main
 
 COMMANDS = (
     "demo", "up", "down", "status", "validate", "generate", "ingest", "speed", "batch", "reconcile", "query", "report",
+    "bench",
 )  # fmt: skip
 BROKEN = """\
 source: shop
