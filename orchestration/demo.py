@@ -2,9 +2,10 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -90,6 +91,7 @@ class Demo:
     options: DemoOptions
     steps: Steps
     client: Client = field(init=False)
+    _stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.catalog = load_catalog(self.catalog_path)
@@ -106,12 +108,8 @@ class Demo:
             services.prepare_source(self.settings, self.catalog)
             self.client = connect(self.settings)
             step.done(f"{len(self.catalog.metrics)} metrics of `{self.catalog.source}`")
-        with ThreadPoolExecutor(4) as pool:
-            history = pool.submit(self._history)
-            engines = pool.submit(self._start, [*flink_services(self.settings), *above])
-            self._fail_early(history, engines)
-            layered = [pool.submit(self._published), pool.submit(self._closed)]
-            self._fail_early(*layered)
+        self._together(self._history, lambda: self._start([*flink_services(self.settings), *above]))
+        self._together(self._published, self._closed)
         days = self._days()
         with self.steps.step("what is served") as step:
             results = self._reconciled(days, step)
@@ -119,10 +117,16 @@ class Demo:
         stack = tuple(services.status(self.settings))
         return Outcome(self.catalog_path, results, self._truth(), lag, stack, self.steps.seconds)
 
-    @staticmethod
-    def _fail_early(*running: Future[None]) -> None:
-        for future in running:
-            future.result()
+    def _together(self, *steps: Callable[[], None]) -> None:
+        """Run steps side by side; when one fails, the others need not wait any longer."""
+        with ThreadPoolExecutor(len(steps)) as pool:
+            try:
+                running = [pool.submit(step) for step in steps]
+                for future in as_completed(running):
+                    future.result()
+            except BaseException:
+                self._stopped.set()
+                raise
 
     def _start(self, wanted: Sequence[Service]) -> None:
         with self.steps.step("Flink, speed layer, Dagster, API and dashboard") as step:
@@ -204,23 +208,22 @@ class Demo:
             self._await(lambda: self._log_reaches(days[-1]), "the last closed day is not closed in the log", "shop")
             for first, last in ranges(wanted):
                 run = dagster.launch(first, last)
-                dagster.wait(run, lambda state: step.say(_at(state)))
+                dagster.wait(run, lambda state: self._follow(step, state))
             step.done(f"{len(wanted)} days in {dagster.address}/runs")
 
     def _reconciled(self, days: Sequence[date], step: Step) -> tuple[PartitionReconciliation, ...]:
         """The days as they stand; days that the speed layer had not closed when Dagster looked are looked at again."""
         dagster = DagsterClient(self.settings)
-        for _ in range(_MORE_RECONCILIATIONS):
+        for attempt in range(_MORE_RECONCILIATIONS + 1):
             results = examine(reader(self.client), self.catalog, self.database, days)
             waiting = [each.partition for each in results if each.causes.get("not_yet_closed")]
             early = [each.partition for each in results if each.partition not in self._certified()]
             again = sorted({*waiting, *early})
-            if not again:
+            if not again or attempt == _MORE_RECONCILIATIONS:
                 break
             for first, last in ranges(again):
-                dagster.wait(
-                    dagster.launch(first, last, ("reconciliation", "certificates")), lambda s: step.say(_at(s))
-                )
+                run = dagster.launch(first, last, ("reconciliation", "certificates"))
+                dagster.wait(run, lambda state: self._follow(step, state))
         return results
 
     def _days(self) -> list[date]:
@@ -259,11 +262,22 @@ class Demo:
     def _await(self, reached: Callable[[], bool], otherwise: str, service: str) -> None:
         deadline = time.monotonic() + _PATIENCE_S
         while not reached():
+            self._go_on()
             if time.monotonic() > deadline:
                 log = self.settings.log_dir / f"{service}.log"
                 msg = f"{otherwise} within {_PATIENCE_S:.0f} s. read {log}, then run the demo again"
                 raise DemoError(msg)
             time.sleep(_POLL_S)
+
+    def _follow(self, step: Step, state: RunState) -> None:
+        self._go_on()
+        working = [name for name, status in state.steps.items() if status == "IN_PROGRESS"]
+        step.say(", ".join(working) or state.status.lower())
+
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
+            msg = "another step failed"
+            raise DemoError(msg)
 
     def _truth(self) -> dict[str, Any] | None:
         return json.loads(self.truth_file.read_text()) if self.truth_file.exists() else None
@@ -278,8 +292,3 @@ def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
         else:
             found.append((day, day))
     return found
-
-
-def _at(state: RunState) -> str:
-    working = [name for name, status in state.steps.items() if status == "IN_PROGRESS"]
-    return ", ".join(working) or state.status.lower()
