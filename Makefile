@@ -12,7 +12,6 @@ BIN      := $(VENV)/bin
 LOCKSTEP := $(BIN)/lockstep
 READY    := $(VENV)/.ready
 JARS     := $(DATA_DIR)/.jars-ready
-SOURCES  := metrics infra serving speed_layer batch_layer reconciliation orchestration tests
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE ?= copy
