@@ -19,7 +19,7 @@ from metrics.disposition import PartitionReader
 
 LARGEST_CHUNK = 100_000
 LARGEST_CHUNK_BYTES = 64 << 20
-TURN_S = 0.1
+TURN_S = 0.15
 _STEP = 20_000
 _FIRST_FETCH_S = 0.5
 _FOLLOW_EVERY_S = 0.5
@@ -193,7 +193,7 @@ def begin_of(settings: Settings, catalog: Catalog, topic_partition: int) -> int:
     while True:
         try:
             return kafka.log_offsets(settings, catalog.topic)[topic_partition][0]
-        except (kafka.KafkaUnavailableError, KafkaException) as error:
+        except (kafka.KafkaUnavailableError, kafka.TopicError, KafkaException) as error:
             logger.warning("%s; waiting", error)
             time.sleep(_RETRY_S)
 
@@ -214,7 +214,7 @@ def followed_watermark(settings: Settings, catalog: Catalog) -> int | None:
         wanted = {TopicPartition(catalog.topic, n): OffsetSpec.max_timestamp() for n in _numbers(settings, catalog)}
         found = client.list_offsets(wanted, request_timeout=5)
         greatest = max(future.result(5).timestamp for future in found.values())
-    except (KafkaException, kafka.KafkaUnavailableError, TimeoutError):
+    except (KafkaException, kafka.KafkaUnavailableError, kafka.TopicError, TimeoutError):
         return known
     if greatest >= 0:
         known = greatest - int(catalog.out_of_orderness.total_seconds() * 1000)

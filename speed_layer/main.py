@@ -12,12 +12,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import grpc
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from confluent_kafka import KafkaException
 
 from infra import kafka
-from infra.clickhouse import ClickHouseUnavailableError, connect
+from infra.clickhouse import connect
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving import schema
@@ -29,6 +30,9 @@ POLL_S = 0.5
 DRAIN_S = 10.0
 LARGEST_LETTER_BYTES = 16 << 20
 """Dead letters hold the raw bytes of what may have been too large, and headers."""
+
+# The last one is how Beam's SDK says that the job server refused or the expansion service does not answer.
+_AWAY = (ConnectionError, OSError, ClickHouseError, KafkaException, kafka.TopicError, grpc.RpcError, RuntimeError)
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +125,7 @@ class _Run:
                 if state not in jobs.LIVE:
                     logger.warning("job `%s` is %s; submitting it again", self._name, state)
                     self._ensure_job(published.frontier(client, self._catalog))
-            except (jobs.JobServerUnavailableError, ClickHouseError, ClickHouseUnavailableError, OSError) as error:
+            except _AWAY as error:
                 logger.warning("%s; waiting", error)
 
     def _drain(self, client: Client) -> None:
@@ -131,13 +135,13 @@ class _Run:
             ends = self._ends()
             while time.monotonic() < deadline and not self._is_drained(client, ends):
                 time.sleep(POLL_S)
-        except (KafkaException, ConnectionError) as error:
+        except _AWAY as error:
             logger.warning("%s; stopping without draining", error)
 
     def _is_drained(self, client: Client, ends: dict[int, int]) -> bool:
         try:
             return published.is_drained(client, self._catalog, ends)
-        except (ClickHouseError, ClickHouseUnavailableError, OSError) as error:
+        except _AWAY as error:
             logger.warning("%s; waiting", error)
             return False
 
