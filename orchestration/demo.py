@@ -19,7 +19,7 @@ from infra.kafka import log_offsets, offsets_at
 from infra.service import Service
 from infra.services import flink_services
 from infra.settings import Settings
-from infra.stack import ServiceStatus
+from infra.stack import ServiceStatus, status
 from orchestration import services
 from orchestration.dagster_client import DagsterClient, RunState
 from orchestration.generator import GenerateOptions, generate
@@ -114,7 +114,7 @@ class Demo:
         with self.steps.step("what is served") as step:
             results = self._reconciled(days, step)
             lag = self._lag()
-        stack = tuple(services.status(self.settings))
+        stack = tuple(status(self.settings))
         return Outcome(self.catalog_path, results, self._truth(), lag, stack, self.steps.seconds)
 
     def _together(self, *steps: Callable[[], None]) -> None:
@@ -180,7 +180,7 @@ class Demo:
             " WHERE topic = {name:String}",
             parameters={"name": self.catalog.topic},
         ).result_rows
-        reached = dict(rows)
+        reached = {number: offset for number, offset in rows}  # noqa: C416 - typed rows
         done = sum(min(reached.get(number, 0), end) for number, end in target.items())
         step.say(f"{done:,} of {sum(target.values()):,} events")
         return all(reached.get(number, 0) >= end for number, end in target.items())

@@ -27,7 +27,9 @@ def close_days() -> UnresolvedAssetJobDefinition:
     )
 
 
-def nightly(catalog: Catalog, job: UnresolvedAssetJobDefinition) -> UnresolvedPartitionedAssetScheduleDefinition:
+def nightly(
+    catalog: Catalog, job: UnresolvedAssetJobDefinition
+) -> UnresolvedPartitionedAssetScheduleDefinition | dg.ScheduleDefinition:
     """Close yesterday once nothing that counts can reach it any more."""
     hour, minute = closing_time(catalog)
     return dg.build_schedule_from_partitioned_job(
