@@ -12,6 +12,9 @@ _INSTANCE = """\
 # Written by Lockstep at each start.
 telemetry:
   enabled: false
+# No invitation to a newsletter over the first page.
+nux:
+  enabled: false
 # One run at a time: each is a Spark job that takes all cores of a small machine.
 run_queue:
   max_concurrent_runs: 1
