@@ -25,7 +25,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from infra import kafka
 from infra.catalog_file import load_catalog
 from infra.clickhouse import connect, quote
+from infra.services import core_services
 from infra.settings import Settings, load_settings
+from infra.stack import StackError, down, status, up
 from metrics.catalog import Catalog
 from speed_layer import published
 from speed_layer.main import run
@@ -149,11 +151,17 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=EVENTS)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args()
+    settings = load_settings()
+    ran_before = any(service.state == "running" for service in status(settings))
     try:
-        result = bench(load_settings(), arguments.events)
-    except ConnectionError as error:
+        up(settings, core_services(settings), report=lambda line: print(line, file=sys.stderr))
+        result = bench(settings, arguments.events)
+    except (ConnectionError, StackError) as error:
         print(error, file=sys.stderr)
         return 2
+    finally:
+        if not ran_before:
+            down(settings)
     if arguments.json:
         print(json.dumps(result))
     else:
