@@ -16,6 +16,7 @@ from infra import kafka
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.disposition import PartitionReader
+from metrics.window import milliseconds
 
 LARGEST_CHUNK = 100_000
 LARGEST_CHUNK_BYTES = 64 << 20
@@ -23,6 +24,7 @@ TURN_S = 0.15
 _STEP = 20_000
 _FIRST_FETCH_S = 0.5
 _FOLLOW_EVERY_S = 0.5
+_ASK_S = 5.0
 _UNUSED_AFTER_S = 120.0
 _RETRY_S = 1.0
 
@@ -108,7 +110,7 @@ class PartitionLog:
 
     def _observe(self, records: Records) -> None:
         if records.times:
-            reached = max(records.times) - int(self._catalog.out_of_orderness.total_seconds() * 1000)
+            reached = max(records.times) - milliseconds(self._catalog.out_of_orderness)
             self.watermark = reached if self.watermark is None else max(self.watermark, reached)
 
     def _assign(self, offset: int) -> None:
@@ -198,32 +200,40 @@ def begin_of(settings: Settings, catalog: Catalog, topic_partition: int) -> int:
             time.sleep(_RETRY_S)
 
 
+def greatest_watermark(settings: Settings, catalog: Catalog) -> int | None:
+    """The watermark that the whole log leads to, in ms, once it is read; None for an empty log.
+
+    Raises:
+        KafkaException: No broker answered.
+        TopicError: There is no such topic.
+    """
+    client = _ADMINS.get(settings.bootstrap) or kafka.admin(settings)
+    _ADMINS[settings.bootstrap] = client
+    wanted = {TopicPartition(catalog.topic, n): OffsetSpec.max_timestamp() for n in _numbers(settings, catalog)}
+    found = client.list_offsets(wanted, request_timeout=_ASK_S)
+    greatest = max(future.result(_ASK_S).timestamp for future in found.values())
+    return None if greatest < 0 else greatest - milliseconds(catalog.out_of_orderness)
+
+
 def followed_watermark(settings: Settings, catalog: Catalog) -> int | None:
-    """The watermark that a partition at its head may take over: the greatest record timestamp anywhere in the log.
+    """The watermark that a partition at its head may take over: that of the whole log, asked for now and then.
 
     A partition that is still behind holds the pipeline's watermark itself, so this one need not wait for it.
     None while Kafka is away or the log is empty.
     """
     now = time.monotonic()
     asked, known = _FOLLOWED.get(catalog.topic, (0.0, None))
-    if now - asked < _FOLLOW_EVERY_S:
-        return known
-    try:
-        client = _ADMINS.setdefault(settings.bootstrap, None) or kafka.admin(settings)
-        _ADMINS[settings.bootstrap] = client
-        wanted = {TopicPartition(catalog.topic, n): OffsetSpec.max_timestamp() for n in _numbers(settings, catalog)}
-        found = client.list_offsets(wanted, request_timeout=5)
-        greatest = max(future.result(5).timestamp for future in found.values())
-    except (KafkaException, kafka.KafkaUnavailableError, kafka.TopicError, TimeoutError):
-        return known
-    if greatest >= 0:
-        known = greatest - int(catalog.out_of_orderness.total_seconds() * 1000)
-    _FOLLOWED[catalog.topic] = (now, known)
+    if now - asked >= _FOLLOW_EVERY_S:
+        try:
+            known = greatest_watermark(settings, catalog)
+        except (KafkaException, kafka.KafkaUnavailableError, kafka.TopicError, TimeoutError):
+            return known
+        _FOLLOWED[catalog.topic] = (now, known)
     return known
 
 
 _NUMBERS: dict[str, list[int]] = {}
-_ADMINS: dict[str, AdminClient | None] = {}
+_ADMINS: dict[str, AdminClient] = {}
 
 
 def _numbers(settings: Settings, catalog: Catalog) -> list[int]:

@@ -23,8 +23,10 @@ from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving import schema
 from speed_layer import flink, jobs, published
+from speed_layer.log import greatest_watermark
 from speed_layer.pipeline import build
 from speed_layer.publish import progress_ddl
+from speed_layer.published import Goal
 
 POLL_S = 0.5
 DRAIN_S = 10.0
@@ -100,14 +102,14 @@ class _Run:
         schema.apply(connect(settings), catalog, self._database)
         client = connect(settings, self._database)
         client.command(progress_ddl(self._database))
-        ends = self._ends()
-        done = published.forget_progress(client, catalog, self._database, ends)
-        if drained and published.is_drained(client, catalog, ends):
+        goal = self._goal()
+        done = published.forget_progress(client, catalog, self._database, goal.ends)
+        if drained and published.is_drained(client, catalog, goal):
             logger.info("`%s` is already published up to its end", catalog.topic)
             return 0
         self._ensure_job(done)
         try:
-            self._watch_job(lambda: drained and self._is_drained(client, ends), client)
+            self._watch_job(lambda: drained and self._is_drained(client, goal), client)
             if not drained:
                 self._drain(client)
         finally:
@@ -132,15 +134,15 @@ class _Run:
         """Gives what is in the log by now a moment to be published; the rest is replayed at the next start."""
         deadline = time.monotonic() + DRAIN_S
         try:
-            ends = self._ends()
-            while time.monotonic() < deadline and not self._is_drained(client, ends):
+            goal = self._goal()
+            while time.monotonic() < deadline and not self._is_drained(client, goal):
                 time.sleep(POLL_S)
         except _AWAY as error:
             logger.warning("%s; stopping without draining", error)
 
-    def _is_drained(self, client: Client, ends: dict[int, int]) -> bool:
+    def _is_drained(self, client: Client, goal: Goal) -> bool:
         try:
-            return published.is_drained(client, self._catalog, ends)
+            return published.is_drained(client, self._catalog, goal)
         except _AWAY as error:
             logger.warning("%s; waiting", error)
             return False
@@ -172,11 +174,11 @@ class _Run:
         except jobs.JobServerUnavailableError as error:
             logger.warning("%s; its jobs are gone with it", error)
 
-    def _ends(self) -> dict[int, int]:
-        return {n: end if end > begin else 0 for n, (begin, end) in self._log_offsets().items()}
-
-    def _log_offsets(self) -> dict[int, tuple[int, int]]:
-        return kafka.log_offsets(self._settings, self._catalog.topic)
+    def _goal(self) -> Goal:
+        """The log as it is now."""
+        found = kafka.log_offsets(self._settings, self._catalog.topic)
+        ends = {number: end if end > begin else 0 for number, (begin, end) in found.items()}
+        return Goal(ends, greatest_watermark(self._settings, self._catalog) if any(ends.values()) else None)
 
 
 def _missing(settings: Settings, topics: dict[str, int]) -> dict[str, int]:

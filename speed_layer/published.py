@@ -1,5 +1,7 @@
 """What the speed layer has published, as ClickHouse says: the only word that counts for `drained`."""
 
+from dataclasses import dataclass
+
 from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import quote
@@ -44,19 +46,29 @@ def awaiting_on_time(client: Client, catalog: Catalog, reached: int) -> int:
     return total
 
 
-def is_drained(client: Client, catalog: Catalog, ends: dict[int, int]) -> bool:
-    """Whether all before the end offsets is published, and every slice that has ended has its on-time pane.
+@dataclass(frozen=True)
+class Goal:
+    """What is to be published: the log as it was at some moment.
 
-    Args:
-        client: Of the source's database.
-        catalog: The source.
-        ends: By topic partition, an exclusive end offset; 0 for a partition that never held anything.
+    Attributes:
+        ends: By topic partition, an exclusive end offset; 0 for a partition that holds nothing.
+        watermark: Where the watermark of all partitions gets to when they have read that far, in ms; None for an empty
+            log.
     """
+
+    ends: dict[int, int]
+    watermark: int | None
+
+
+def is_drained(client: Client, catalog: Catalog, goal: Goal) -> bool:
+    """Whether all of the goal is published, and every slice that has ended by then has its on-time pane."""
     reached = frontier(client, catalog)
-    if any(reached.get(partition, 0) < end for partition, end in ends.items()):
+    if any(reached.get(partition, 0) < end for partition, end in goal.ends.items()):
         return False
-    least = watermark(client, catalog, len(ends))
-    return least is None or awaiting_on_time(client, catalog, least) == 0
+    if goal.watermark is None:
+        return True
+    least = watermark(client, catalog, len(goal.ends))
+    return least is not None and least >= goal.watermark and awaiting_on_time(client, catalog, least) == 0
 
 
 def forget_progress(client: Client, catalog: Catalog, database: str, ends: dict[int, int]) -> dict[int, int]:

@@ -5,8 +5,8 @@ put out its elements, move the place, set the timer again. Beam checkpoints stat
 downstream, so after any failure reading goes on from the last checkpoint. The timer holds the partition's watermark.
 
 This is a splittable DoFn that gives its rest back after each chunk, spelt out. The real one leaves a state cell behind
-for each rest on Flink (beam#27648, fixed after runner 2.62): with ten turns a second the 32,767 cells that Flink allows
-are used up within an hour, and the job is lost.
+for each rest on Flink (beam#27648, fixed after runner 2.62), so that its checkpoints grow with every turn: after six
+minutes at the head of four partitions they took 13 MB and 6 s each. Those of this loop stay as they are.
 """
 
 import gc
