@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -92,16 +93,7 @@ def _show_plan(catalog: Catalog, planned: Plan, as_json: bool) -> None:  # noqa:
     if not as_json:
         print("\n".join(planned.lines(catalog)))
         return
-    ranges = [
-        {
-            "topic_partition": r.topic_partition,
-            "remember_from": r.remember_from,
-            "start": r.start,
-            "end": r.end,
-            "log_begin": r.log_begin,
-        }
-        for r in planned.ranges
-    ]
+    ranges = [asdict(each) for each in planned.ranges]
     unknown = {"run_id": None, "events": None, "duplicates": None, "dead_letters": None, "published": False}
     partitions = [{"partition": day.isoformat(), **unknown} for day in planned.days]
     print(json.dumps({"partitions": partitions, "ranges": ranges}))

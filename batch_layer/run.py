@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 
@@ -207,11 +207,7 @@ def _manifests(
     inside = sum(n for day in counts.values() for name, n in day.dispositions.items() if name != DEAD_LETTER)
     ranges = [
         {
-            "topic_partition": r.topic_partition,
-            "remember_from": r.remember_from,
-            "start": r.start,
-            "end": r.end,
-            "log_begin": r.log_begin,
+            **asdict(r),
             "log_end": r.end,
             "records": read.get(r.topic_partition, 0),
             **{

@@ -39,10 +39,6 @@ _AWAY = (ConnectionError, OSError, ClickHouseError, KafkaException, kafka.TopicE
 logger = logging.getLogger(__name__)
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: someone asked
-    """The process was asked to stop."""
-
-
 @dataclass
 class Watch:
     """The outside world of a run, so that tests can replace it.
