@@ -48,8 +48,13 @@ type: $(READY) ## types of the packages that decide things
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## events per second that the speed layer drains from a backlog
+bench: setup ## speed of the layers, error and size of the sketches
 	@$(LOCKSTEP) bench speed
+	@$(LOCKSTEP) bench sketches
+
+.PHONY: docs
+docs: $(READY) ## renew the catalog reference and its JSON Schema from the typed model
+	@$(BIN)/python -m orchestration.catalog_reference docs
 
 .PHONY: lock
 lock: $(READY) ## renew requirements.lock from pyproject.toml, with hashes and without addresses

@@ -22,13 +22,14 @@ from infra.clickhouse import ClickHouseUnavailableError
 from infra.jars import JarError
 from infra.java import JavaError
 from infra.kafka import KafkaUnavailableError, TopicError
+from infra.registry import RegistryUnavailableError
 from infra.settings import SettingsError, load_settings
 from metrics.catalog import Catalog, CatalogError
 
 DONE, FAILED, USAGE = 0, 1, 2
 _REFUSALS = (
     *(CatalogError, SettingsError, DayRefusedError, JavaError, JarError),
-    *(TopicError, KafkaUnavailableError, ClickHouseUnavailableError),
+    *(TopicError, KafkaUnavailableError, RegistryUnavailableError, ClickHouseUnavailableError),
 )
 
 

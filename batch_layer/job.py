@@ -11,15 +11,20 @@ import pyspark
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
+from batch_layer.lookups import Versions
 from batch_layer.manifest import Plan
 from batch_layer.rows import RECORDS, Pass, ddl, row_schema
 from infra import jars
+from infra.avro import unframe_of
 from infra.java import find_java, require_spark_module
 from infra.settings import Settings
 from metrics.catalog import Catalog
 
 ROWS_PER_BATCH = 20_000
 """Records that a pass decodes together."""
+
+REGISTRY_PATIENCE_S = 60.0
+"""How long a run waits for a schema registry that is away; then it fails, and nothing of it is seen."""
 
 _OPTIONS = {
     # Times are Kafka's; no session's zone may shift them.
@@ -53,6 +58,10 @@ SHORT_RUN_RECORDS = 1_000_000
 """Up to here a run ends before Java's optimizing compiler has paid for itself (29 s of CPU against 19 s at 200,000)."""
 
 
+RECORDS_PER_TASK = 500_000
+"""How many events a task may have to hold at once, where it needs all of some keys."""
+
+
 @contextmanager
 def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
     """A session as the settings say, with Kafka's source, for reading about so many records; stopped at the end.
@@ -83,7 +92,7 @@ def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
         "spark.local.dir": str(scratch),
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
         # Several tasks per core even out groups of unlike size; adaptive execution joins small ones.
-        "spark.sql.shuffle.partitions": "8",
+        "spark.sql.shuffle.partitions": str(max(8, records // RECORDS_PER_TASK)),
     }
     for name, value in options.items():
         builder = builder.config(name, value)
@@ -94,7 +103,9 @@ def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
         session.stop()
 
 
-def read_rows(session: SparkSession, settings: Settings, catalog: Catalog, plan: Plan) -> DataFrame:
+def read_rows(
+    session: SparkSession, settings: Settings, catalog: Catalog, plan: Plan, lookups: Versions | None = None
+) -> DataFrame:
     """The rows of one pass over the plan's offsets; see `batch_layer.rows`.
 
     One Spark partition is one topic partition in offset order: `minPartitions` would split it, and dispositions depend
@@ -116,7 +127,8 @@ def read_rows(session: SparkSession, settings: Settings, catalog: Catalog, plan:
         .select("partition", "offset", F.unix_millis("timestamp").alias("record_time"), "value")
     )
     assert records.columns == list(RECORDS)
-    return records.mapInArrow(Pass(catalog, plan.ranges, plan.days), ddl(row_schema(catalog)))
+    unframe = unframe_of(settings, catalog, patience_s=REGISTRY_PATIENCE_S)
+    return records.mapInArrow(Pass(catalog, plan.ranges, plan.days, unframe, lookups), ddl(row_schema(catalog)))
 
 
 def _kafka_jars(settings: Settings) -> list[Path]:

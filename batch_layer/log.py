@@ -1,12 +1,12 @@
 """What a run must know of the log before it reads it: a few look-ups at the broker, and no record is read."""
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 
-from batch_layer.manifest import LogPartition, LogState, earliest_record_time
+from batch_layer.manifest import LogPartition, LogState
 from infra import kafka
 from infra.settings import Settings
 from metrics.window import to_epoch_ms
@@ -15,9 +15,9 @@ ANSWER_WITHIN_S = 30.0
 
 
 def observe(
-    settings: Settings, topic: str, days: Sequence[date], now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    settings: Settings, topic: str, since: int, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> LogState:
-    """The topic as it is now, for a run over these days.
+    """The topic as it is now, for a run that needs the records sent since then (ms).
 
     The end of a topic partition is its last stable offset: what a transaction has not committed is not part of the log.
 
@@ -30,7 +30,7 @@ def observe(
     begins = _list(admin, topic, numbers, OffsetSpec.earliest())
     ends = _list(admin, topic, numbers, OffsetSpec.latest())
     firsts = _list(admin, topic, numbers, OffsetSpec.for_timestamp(0))
-    starts = _list(admin, topic, numbers, OffsetSpec.for_timestamp(max(0, earliest_record_time(days))))
+    starts = _list(admin, topic, numbers, OffsetSpec.for_timestamp(max(0, since)))
     greatest = _list(admin, topic, numbers, OffsetSpec.max_timestamp())
     return LogState(
         tuple(

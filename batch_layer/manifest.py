@@ -1,9 +1,10 @@
 """The plan of a batch run: which offsets of the log its days need, and when a day must be refused.
 
 An event is at most `FURTHEST_AHEAD_MS` ahead of its record's timestamp, so every event of a day lies at or after the
-first record sent that long before the day began. Copies have the same event time, hence the same day: the exact values
-of a day need nothing older. Late events may lie anywhere after, so a run reads to the end of the log as it was when the
-run began. The `dedup_horizon` offsets before its range are read too, to be remembered only.
+first record sent that long before the day began. Copies have the same event time, hence the same day: the slices of a
+day need nothing older. Sessions and alerts reach back from the day, as far as `lookback_ms` says. Late events may lie
+anywhere after, so a run reads to the end of the log as it was when the run began. The `dedup_horizon` offsets before
+its range are read too, to be remembered only.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class LogPartition:
         begin: The first offset that the log still has.
         end: The end of what is committed, exclusive.
         first_time: Timestamp of the first record the log still has (ms), None where there is none.
-        start: The first offset whose record may hold an event of the days asked for; `end` where there is none.
+        start: The first offset whose record may hold an event that the days asked for need; `end` where there is none.
     """
 
     topic_partition: int
@@ -100,9 +101,25 @@ class Plan:
         ]
 
 
-def earliest_record_time(days: Sequence[date]) -> int:
-    """The timestamp (ms) before which no record can hold an event of these days."""
-    return _day_start(min(days)) - FURTHEST_AHEAD_MS
+def lookback_ms(catalog: Catalog) -> int:
+    """How long before a day events must be known, in ms: 0 without sessions and alerts.
+
+    A session that ends in the day began at most its greatest length and a gap before; as much again holds the events
+    without a gap that decide where it began.
+    """
+    sessions = [metric.session for metric in catalog.metrics if metric.session]
+    alerts = [milliseconds(alert.within) for alert in catalog.alerts if alert.within]
+    return max([0, *(2 * window.max_length_ms + window.gap_ms for window in sessions), *alerts])
+
+
+def earliest_record_time(catalog: Catalog, days: Sequence[date]) -> int:
+    """The timestamp (ms) before which no record can hold an event that these days need."""
+    return earliest_event_time(catalog, days) - FURTHEST_AHEAD_MS
+
+
+def earliest_event_time(catalog: Catalog, days: Sequence[date]) -> int:
+    """The event time (ms) before which no event matters to these days."""
+    return _day_start(min(days)) - lookback_ms(catalog)
 
 
 def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: bool = False) -> Plan:
@@ -131,7 +148,7 @@ def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: b
 
 
 def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> None:
-    needed = earliest_record_time(days)
+    needed = earliest_record_time(catalog, days)
     expired = [p for p in log.partitions if p.begin > 0 and (p.first_time is None or p.first_time >= needed)]
     if not expired:
         return
@@ -140,8 +157,8 @@ def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> 
         reach = "it holds no record any more in " + ", ".join(str(p.topic_partition) for p in expired)
     else:
         reaches_from = max(p.first_time for p in expired if p.first_time is not None)
-        first = _first_whole_day(reaches_from)
-        reach = f"it reaches from {_instant(reaches_from)} to {_instant(log.greatest_time)}"
+        first = _first_whole_day(reaches_from + lookback_ms(catalog))
+        reach = f"it reaches from {instant(reaches_from)} to {instant(log.greatest_time)}"
         closed = _last_closed_day(catalog, log)
         last = min(from_epoch_ms(log.greatest_time).date(), closed) if closed else None
         if last is not None and first <= last:
@@ -149,7 +166,7 @@ def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> 
     listed = ", ".join(f"partition {p.topic_partition} begins at offset {p.begin}" for p in expired)
     msg = (
         f"offsets that day {days[0]} needs have expired from topic `{catalog.topic}`: a run needs every record from "
-        f"{_instant(needed)} on, but the log no longer has them; {reach} ({listed}). {way_out}"
+        f"{instant(needed)} on, but the log no longer has them; {reach} ({listed}). {way_out}"
     )
     raise ExpiredError(msg)
 
@@ -167,9 +184,9 @@ def _refuse_open(catalog: Catalog, days: tuple[date, ...], log: LogState) -> Non
     first_open = next(day for day in days if day > last)
     end = Window.of_day(first_open).end
     msg = (
-        f"day {first_open} is not closed: the watermark must have passed {_instant(to_epoch_ms(end))} and the lateness "
+        f"day {first_open} is not closed: the watermark must have passed {instant(to_epoch_ms(end))} and the lateness "
         f"of {format_duration(catalog.allowed_lateness)}; the log of topic `{catalog.topic}` reaches to "
-        f"{_instant(log.greatest_time)}, less `out_of_orderness` of {format_duration(catalog.out_of_orderness)}. "
+        f"{instant(log.greatest_time)}, less `out_of_orderness` of {format_duration(catalog.out_of_orderness)}. "
         f"choose days up to {last}, wait, or accept values that will change with --allow-open"
     )
     raise OpenDayError(msg)
@@ -184,7 +201,7 @@ def _last_closed_day(catalog: Catalog, log: LogState) -> date | None:
 
 
 def _first_whole_day(reaches_from: int) -> date:
-    """The first day of which no record can have been sent before this timestamp."""
+    """The first day of which no event can have been sent before this timestamp."""
     return from_epoch_ms(-(-(reaches_from + FURTHEST_AHEAD_MS + 1) // DAY_MS) * DAY_MS).date()
 
 
@@ -192,6 +209,7 @@ def _day_start(day: date) -> int:
     return to_epoch_ms(Window.of_day(day).start)
 
 
-def _instant(moment: int) -> str:
+def instant(moment: int) -> str:
+    """A moment in ms as people write it."""
     text = datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z").replace(".000Z", "Z")

@@ -14,13 +14,15 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from pyspark import TaskContext
 
-from batch_layer.exact import READINGS, column
-from batch_layer.rows import dimension_column, merged_states
+from batch_layer.exact import ITEM, READINGS, column, dimension_column, key_columns, time_columns
+from batch_layer.rows import merged_states
+from batch_layer.sessions import of_days
 from infra.clickhouse import connect, insert_frame, query_frame, quote
 from infra.settings import Settings
-from metrics.aggregation import Sum
+from metrics.aggregation import polars_type
 from metrics.catalog import Catalog, Metric
-from metrics.fold import groups, metric_rows
+from metrics.fold import Group, groups, metric_rows, session_rows
+from metrics.state import collect_maps
 
 WRITTEN = {"table": "string", "rows": "bigint"}
 """Spark types of what a writer yields: how many rows it wrote into which table."""
@@ -82,58 +84,97 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class ExactFrames:
-    """Rows of `batch_<m>` from the windows of `exact.ExactValues`."""
+class StateFrames:
+    """Rows of `batch_<m>` from plain states of `exact.ExactStates`: for each reading those that hold an event of it."""
 
+    group: Group
     metrics: tuple[Metric, ...]
 
     def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-        """One frame per metric; windows of its grains in which any reading saw an event of it."""
+        """One frame per metric."""
         for number, metric in enumerate(self.metrics):
-            grains = {window.size_ms: window.grain for window in metric.windows}
-            kind = metric.agg.state[0].dtype if isinstance(metric.agg, Sum) else pl.UInt64()
-            names = ("value" if reading == "exact" else f"value_{reading}" for reading in READINGS)
-            values = {name: pl.col(column(number, r)).cast(kind) for name, r in zip(names, READINGS, strict=True)}
-            yield (
-                f"batch_{metric.name}",
-                rows.filter(pl.col("size_ms").is_in(list(grains)) & pl.col(column(number, "seen")))
-                .select(
-                    partition=_day("window_start"),
-                    metric_version=pl.lit(metric.metric_version),
-                    grain=pl.col("size_ms").replace_strict(grains, return_dtype=pl.String),
-                    window_start=pl.col("window_start").cast(_TIME),
-                    window_end=(pl.col("window_start") + pl.col("size_ms")).cast(_TIME),
-                    **{name: pl.col(dimension_column(name)) for name in metric.by},
-                    events=pl.col(column(number, "events")).cast(pl.UInt64),
-                    **values,
+            readings = [self._reading(rows, number, metric, reading) for reading in READINGS]
+            yield f"batch_{metric.name}", _exact_rows(self.group, metric, readings, ["events"])
+
+    def _reading(self, rows: pl.DataFrame, number: int, metric: Metric, reading: str) -> pl.DataFrame:
+        keys = key_columns(self.group)
+        held = rows.filter(pl.col(column(number, reading, "events")) > 0)
+        plain = {"events": pl.UInt64()} | {c.name: c.dtype for c in metric.agg.state if not c.is_map}
+        states = held.select(
+            *keys, **{name: pl.col(column(number, reading, name)).cast(dtype) for name, dtype in plain.items()}
+        )
+        for state in metric.agg.state:
+            if state.is_map:
+                listed = column(number, reading, state.name)
+                entries = held.select(*keys, listed).explode(listed).drop_nulls(listed).unnest(listed)
+                states = states.join(collect_maps(state, entries, held.select(keys), keys), on=keys)
+        return states.with_columns(reading=pl.lit(reading))
+
+
+@dataclass(frozen=True)
+class ItemFrames:
+    """Rows of `batch_<m>` from distinct values of `exact.ExactStates`: for each reading those that it has."""
+
+    group: Group
+    metrics: tuple[Metric, ...]
+
+    def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+        """One frame per metric."""
+        for metric in self.metrics:
+            kind = pl.String() if metric.agg.item_type == "String" else polars_type(metric.agg.type)
+            readings = [
+                rows.filter(pl.col(reading) > 0).select(
+                    *key_columns(self.group),
+                    pl.col(ITEM).cast(kind),
+                    n=pl.col(reading).cast(pl.UInt64),
+                    reading=pl.lit(reading),
                 )
-                .sort("partition", "grain", "window_start", *metric.by),
-            )
+                for reading in READINGS
+            ]
+            yield f"batch_{metric.name}", _exact_rows(self.group, metric, readings, [ITEM])
+
+
+def _exact_rows(group: Group, metric: Metric, readings: Sequence[pl.DataFrame], also: Sequence[str]) -> pl.DataFrame:
+    """The readings as one frame with the names of the table, sorted by its keys and `also`."""
+    keys = key_columns(group)
+    ordered = pl.concat(readings).with_columns(_partition(group)).sort("partition", "reading", *keys, *also)
+    return ordered.select(
+        "partition",
+        pl.lit(metric.metric_version).alias("metric_version"),
+        "reading",
+        *_times(group),
+        *(pl.col(dimension_column(name)).alias(name) for name in group.dimensions),
+        pl.exclude("partition", "reading", *keys),
+    )
 
 
 @dataclass(frozen=True)
 class ExpectedFrames:
-    """Rows of `expected_<m>` from the payloads of states; all payloads of a group's bucket must be in one task."""
+    """Rows of `expected_<m>` from the payloads of states; all payloads of a group's bucket must be in one task.
+
+    Attributes:
+        catalog: Of the metrics.
+        spans: Milliseconds ``[start, end)`` of the days asked for.
+    """
 
     catalog: Catalog
+    spans: tuple[tuple[int, int], ...]
 
     def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         """Merges each group's states and takes them apart by metric."""
         for number, group in enumerate(groups(self.catalog)):
-            payloads = rows.filter(pl.col("group") == number)["payload"].to_list()
+            payloads = rows.filter(pl.col("group") == number).sort("topic_partition", "bucket")["payload"].to_list()
             if not payloads:
                 continue
             states = merged_states(group, payloads)
             for metric in group.metrics:
-                frame = metric_rows(group, metric, states)
-                yield (
-                    f"expected_{metric.name}",
-                    frame.with_columns(
-                        partition=_day("slice_start"),
-                        metric_version=pl.lit(metric.metric_version),
-                        slice_start=pl.col("slice_start").cast(_TIME),
-                    ),
-                )
+                if group.session:
+                    sessions = session_rows(group, metric, states).drop("chain_events")
+                    frame = sessions.filter(of_days(self.spans))
+                else:
+                    frame = metric_rows(group, metric, states)
+                version = pl.lit(metric.metric_version).alias("metric_version")
+                yield f"expected_{metric.name}", frame.with_columns(_partition(group), version, *_times(group))
 
 
 @dataclass(frozen=True)
@@ -182,6 +223,18 @@ def publish(client: Client, run_id: str, days: Sequence[date], catalog: Catalog)
     versions = [metric.metric_version for metric in catalog.metrics]
     rows = [{"partition": day, "run_id": run_id, "metric_versions": versions} for day in days]
     insert_frame(client, "publications", pl.DataFrame(rows), f"{run_id}/publications")
+
+
+def _partition(group: Group) -> pl.Expr:
+    """The day that a slice or a session belongs to."""
+    last = pl.col("window_end") - 1 if group.session else pl.col("slice_start")
+    return _day(last).alias("partition")
+
+
+def _times(group: Group) -> list[pl.Expr]:
+    """The group's times as its tables hold them: instants, and a session's length in ms."""
+    kinds = {"length_ms": pl.UInt64()}
+    return [pl.col(name).cast(kinds.get(name, _TIME)) for name in time_columns(group)]
 
 
 def _day(time: str | pl.Expr) -> pl.Expr:

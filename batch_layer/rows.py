@@ -1,11 +1,13 @@
 """From records to rows: what one pass over a topic partition hands to Spark.
 
-A pass yields rows of four kinds in one schema, so that one read of the log serves everything: an **event** of the days
-asked for, with its disposition and, for each metric, whether it is selected; a **dead letter** of those days; partial
-**states** of a group of metrics, as an Arrow stream; and one **tally** of all records read, whatever their day.
+A pass yields rows of five kinds in one schema, so that one read of the log serves everything: an **event** of the days
+asked for, with its disposition and the fields that metrics use; a **neighbour**, the same for an event outside those
+days that a session or an alert of theirs may reach; a **dead letter** of those days; partial **states** of a group of
+metrics, as an Arrow stream; and one **tally** of all records read, whatever their day.
 """
 
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -13,17 +15,19 @@ from datetime import date
 import polars as pl
 import pyarrow as pa
 
-from batch_layer.manifest import ReadRange
-from metrics.aggregation import Distinct
-from metrics.catalog import Catalog, Metric
+from batch_layer.lookups import Versions
+from batch_layer.manifest import ReadRange, lookback_ms
+from metrics.aggregation import spark_type
+from metrics.catalog import Catalog, Field
 from metrics.disposition import DEAD_LETTER, DISPOSITIONS, Chunk, PartitionReader
-from metrics.event import FIELD_PREFIX
-from metrics.fold import Group, dimension, groups, matches, merge_states, partial_states
+from metrics.event import FIELD_PREFIX, Unframe
+from metrics.expression import Condition, Expression, FieldType
+from metrics.fold import SESSION_KEY, Group, groups, merge_states, partial_states
 from metrics.window import DAY_MS, Window, to_epoch_ms
 
-EVENT, DEAD, STATES, TALLY = "event", "dead_letter", "states", "tally"
+EVENT, NEIGHBOUR, DEAD, STATES, TALLY = "event", "neighbour", "dead_letter", "states", "tally"
 STATE_BUCKETS = 8
-"""States are merged in this many parts per group; a slice, at most an hour long, lies in one of them."""
+"""States are merged in this many parts per group; a slice, at most an hour long, or a session key lies in one."""
 
 HOUR_MS = 3_600_000
 _MERGE_AT_ROWS = 50_000
@@ -44,31 +48,25 @@ RECORDS = {"partition": "int", "offset": "bigint", "record_time": "bigint", "val
 """Spark types of what a pass reads; `record_time` in milliseconds."""
 
 
-def dimension_column(name: str) -> str:
-    """Where a dimension stands in rows: as text."""
-    return f"d_{name}"
-
-
-def argument_column(metric: Metric) -> str:
-    """Where the field that a metric aggregates stands in rows: a decimal to add up, or text to tell apart."""
-    return ("t_" if isinstance(metric.agg, Distinct) else "n_") + str(metric.agg.field)
-
-
-def flag_column(metric: Metric) -> str:
-    """Where it stands whether a metric selects the event."""
-    return f"w_{metric.name}"
+def used_fields(catalog: Catalog) -> tuple[Field, ...]:
+    """The fields that metrics and alerts compute from, in the order of the catalog."""
+    expressions: list[Expression | Condition | None] = []
+    names: set[str | None] = set()
+    for metric in catalog.metrics:
+        expressions += [metric.condition, *metric.agg.arguments]
+        names |= {*metric.by, *([catalog.key] if metric.session else [])}
+    for alert in catalog.alerts:
+        expressions += [alert.condition, alert.argument]
+        names |= set(alert.by)
+    for expression in expressions:
+        names |= expression.fields if expression else set()
+    return tuple(field for field in catalog.columns.values() if field.name in names)
 
 
 def row_schema(catalog: Catalog) -> dict[str, str]:
     """Names and Spark types of the columns that a pass yields."""
-    schema = dict(_COMMON)
-    for metric in catalog.metrics:
-        schema |= {dimension_column(name): "string" for name in metric.by}
-        if metric.agg.field is not None:
-            text = isinstance(metric.agg, Distinct)
-            schema[argument_column(metric)] = "string" if text else f"decimal(38,{metric.agg.state[0].dtype.scale})"
-        schema[flag_column(metric)] = "boolean"
-    return schema
+    fields = used_fields(catalog)
+    return _COMMON | {FIELD_PREFIX + f.name: spark_type(FieldType(f.type, f.scale)) for f in fields}
 
 
 def ddl(schema: Mapping[str, str]) -> str:
@@ -86,15 +84,19 @@ class Pass:
     catalog: Catalog
     ranges: tuple[ReadRange, ...]
     days: tuple[date, ...]
+    unframe: Unframe | None = None
+    lookups: Versions | None = None
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Reads one topic partition."""
-        reader = PartitionReader(self.catalog)
-        schema = arrow_schema(self.catalog)
+        reader = PartitionReader(self.catalog, self.unframe, self.lookups.exact if self.lookups else None)
+        schema = arrow_schema(row_schema(self.catalog))
         starts = {r.topic_partition: r.start for r in self.ranges}
         spans = day_spans(self.days)
+        reached = neighbourhood(self.catalog, spans)
         folded: dict[int, _Fold] = {n: _Fold(group) for n, group in enumerate(groups(self.catalog))}
         tally = Tally()
+        topic_partition = 0
         for batch in batches:
             if not batch.num_rows:
                 continue
@@ -108,15 +110,18 @@ class Pass:
                 continue
             chunk = reader.read(topic_partition, offsets[before:], times[before:], values[before:])
             tally.add(chunk, len(offsets) - before)
-            yield from _batches(_event_rows(self.catalog, chunk, spans), schema)
-            yield from _batches(_dead_rows(chunk, spans), schema)
-            counted = chunk.counted.filter(_in_days(spans, "event_time"))
-            if counted.height:
-                for fold in folded.values():
-                    fold.add(counted)
+            yield from to_batches(_event_rows(self.catalog, chunk, spans, reached), schema)
+            yield from to_batches(_dead_rows(chunk, spans), schema)
+            near = chunk.counted.filter(_in_days(reached, "event_time"))
+            if self.lookups:
+                near = self.lookups.expected(near)
+            counted = near.filter(_in_days(spans, "event_time"))
+            for fold in folded.values():
+                fold.add(near if fold.group.session else counted)
         for number, fold in folded.items():
-            yield from _batches(fold.rows(number), schema)
-        yield from _batches(tally.rows(), schema)
+            # the place orders the states of several topic partitions, on which sums of floats depend
+            yield from to_batches(fold.rows(number, topic_partition), schema)
+        yield from to_batches(tally.rows(), schema)
 
 
 class Tally:
@@ -157,34 +162,47 @@ class _Fold:
     """The states of one group, merged now and then so that they stay as few as there are slices and dimensions."""
 
     def __init__(self, group: Group) -> None:
-        self._group = group
+        self.group = group
         self._parts: list[pl.DataFrame] = []
         self._rows = 0
         self._merge_at = _MERGE_AT_ROWS
 
     def add(self, counted: pl.DataFrame) -> None:
         """Folds counted events."""
-        states = partial_states(self._group, counted)
+        if counted.is_empty():
+            return
+        states = partial_states(self.group, counted)
         self._parts.append(states)
         self._rows += states.height
         if self._rows > self._merge_at:
-            merged = merge_states(self._group, pl.concat(self._parts))
+            merged = merge_states(self.group, pl.concat(self._parts))
             self._parts, self._rows = [merged], merged.height
             self._merge_at = max(_MERGE_AT_ROWS, 2 * self._rows)
 
-    def rows(self, number: int) -> pl.DataFrame:
-        """A row per bucket: kind, group, bucket and payload."""
+    def rows(self, number: int, topic_partition: int) -> pl.DataFrame:
+        """A row per bucket: kind, topic_partition, group, bucket and payload."""
         if not self._parts:
             return pl.DataFrame()
-        states = merge_states(self._group, pl.concat(self._parts))
-        bucket = (pl.col("slice_start") // HOUR_MS % STATE_BUCKETS).alias("bucket")
-        parts = states.with_columns(bucket).partition_by("bucket", as_dict=True, include_key=False)
+        states = merge_states(self.group, pl.concat(self._parts))
+        parts = states.with_columns(_bucket(self.group, states)).partition_by("bucket", as_dict=True, include_key=False)
         return pl.DataFrame(
             [
-                {"kind": STATES, "group": number, "bucket": key, "payload": to_bytes(part)}
+                {
+                    "kind": STATES,
+                    "topic_partition": topic_partition,
+                    "group": number,
+                    "bucket": key,
+                    "payload": to_bytes(part),
+                }
                 for (key,), part in sorted(parts.items())
             ],
-            schema={"kind": pl.String, "group": pl.Int32, "bucket": pl.Int32, "payload": pl.Binary},
+            schema={
+                "kind": pl.String,
+                "topic_partition": pl.Int32,
+                "group": pl.Int32,
+                "bucket": pl.Int32,
+                "payload": pl.Binary,
+            },
         )
 
 
@@ -212,59 +230,34 @@ def from_bytes(payload: bytes) -> pl.DataFrame:
     return pl.read_ipc_stream(io.BytesIO(payload))
 
 
-def arrow_schema(catalog: Catalog) -> pa.Schema:
-    """`row_schema` in Arrow's types."""
+def neighbourhood(catalog: Catalog, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Milliseconds ``[start, end)`` in which an event may matter to the days of these spans.
+
+    A session that its greatest length cuts short ends where the next one begins: the millisecond after a day is in.
+    """
+    lookback = lookback_ms(catalog)
+    return [(start - lookback, end + 1) for start, end in spans] if lookback else spans
+
+
+def arrow_schema(schema: Mapping[str, str]) -> pa.Schema:
+    """Spark types as Arrow's."""
     kinds = {
         "string": pa.string(),
         "int": pa.int32(),
         "bigint": pa.int64(),
+        "double": pa.float64(),
         "binary": pa.binary(),
         "boolean": pa.bool_(),
     }
     return pa.schema(
         [
             (name, kinds[kind] if kind in kinds else pa.decimal128(38, int(kind.split(",")[1].rstrip(")"))))
-            for name, kind in row_schema(catalog).items()
+            for name, kind in schema.items()
         ]
     )
 
 
-def merged_states(group: Group, payloads: Iterable[bytes]) -> pl.DataFrame:
-    """The states of a group from all its payloads, a sorted row per slice and dimensions."""
-    return merge_states(group, pl.concat([from_bytes(payload) for payload in payloads]))
-
-
-def _in_days(spans: list[tuple[int, int]], column: str) -> pl.Expr:
-    return pl.any_horizontal([pl.col(column).is_between(start, end, closed="left") for start, end in spans])
-
-
-def _event_rows(catalog: Catalog, chunk: Chunk, spans: list[tuple[int, int]]) -> pl.DataFrame:
-    columns: dict[str, pl.Expr] = {}
-    for metric in catalog.metrics:
-        columns |= {dimension_column(name): dimension(name) for name in metric.by}
-        if metric.agg.field is not None:
-            argument = pl.col(FIELD_PREFIX + metric.agg.field)
-            dtype = pl.String() if isinstance(metric.agg, Distinct) else metric.agg.state[0].dtype
-            columns[argument_column(metric)] = argument.cast(dtype)
-        columns[flag_column(metric)] = matches(metric)
-    return chunk.events.filter(_in_days(spans, "event_time")).select(
-        pl.lit(EVENT).alias("kind"),
-        *_PLACE,
-        "event_id",
-        "event_time",
-        "disposition",
-        pl.col("disposition").alias("reason"),
-        **columns,
-    )
-
-
-def _dead_rows(chunk: Chunk, spans: list[tuple[int, int]]) -> pl.DataFrame:
-    return chunk.dead_letters.filter(_in_days(spans, "record_time")).select(
-        pl.lit(DEAD).alias("kind"), *_PLACE, pl.lit(DEAD_LETTER).alias("disposition"), "reason"
-    )
-
-
-def _batches(rows: pl.DataFrame, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def to_batches(rows: pl.DataFrame, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows with all columns of the schema, absent ones null, in Spark's plain Arrow types."""
     if rows.is_empty():
         return
@@ -276,3 +269,41 @@ def _batches(rows: pl.DataFrame, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for field in schema
     ]
     yield from pa.table(columns, schema=schema).combine_chunks().to_batches()
+
+
+def merged_states(group: Group, payloads: Iterable[bytes]) -> pl.DataFrame:
+    """The states of a group from all its payloads, a sorted row per slice and dimensions."""
+    return merge_states(group, pl.concat([from_bytes(payload) for payload in payloads]))
+
+
+def _in_days(spans: list[tuple[int, int]], column: str) -> pl.Expr:
+    return pl.any_horizontal([pl.col(column).is_between(start, end, closed="left") for start, end in spans])
+
+
+def _bucket(group: Group, states: pl.DataFrame) -> pl.Expr:
+    """Which part of a group a row belongs to; all instants of a session key to one."""
+    if group.session is None:
+        return (pl.col("slice_start") // HOUR_MS % STATE_BUCKETS).alias("bucket")
+    keys = states[SESSION_KEY].unique()
+    buckets = pl.Series([zlib.crc32(key.encode()) % STATE_BUCKETS for key in keys], dtype=pl.Int64)
+    return pl.col(SESSION_KEY).replace_strict(keys, buckets, return_dtype=pl.Int64).alias("bucket")
+
+
+def _event_rows(
+    catalog: Catalog, chunk: Chunk, spans: list[tuple[int, int]], reached: list[tuple[int, int]]
+) -> pl.DataFrame:
+    return chunk.events.filter(_in_days(reached, "event_time")).select(
+        pl.when(_in_days(spans, "event_time")).then(pl.lit(EVENT)).otherwise(pl.lit(NEIGHBOUR)).alias("kind"),
+        *_PLACE,
+        "event_id",
+        "event_time",
+        "disposition",
+        pl.col("disposition").alias("reason"),
+        *(FIELD_PREFIX + field.name for field in used_fields(catalog)),
+    )
+
+
+def _dead_rows(chunk: Chunk, spans: list[tuple[int, int]]) -> pl.DataFrame:
+    return chunk.dead_letters.filter(_in_days(spans, "record_time")).select(
+        pl.lit(DEAD).alias("kind"), *_PLACE, pl.lit(DEAD_LETTER).alias("disposition"), "reason"
+    )

@@ -17,22 +17,27 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
 from batch_layer import log
-from batch_layer.exact import events_of, exact_values
+from batch_layer.alerts import alert_writes
+from batch_layer.exact import events_of, exact_states
 from batch_layer.job import read_rows, spark_session
-from batch_layer.manifest import Plan, plan
+from batch_layer.lookups import Versions, read_versions
+from batch_layer.manifest import Plan, earliest_record_time, plan
 from batch_layer.publish import (
     WRITTEN,
-    ExactFrames,
     ExceptionFrames,
     ExpectedFrames,
     Frames,
+    ItemFrames,
+    StateFrames,
     Target,
     Writer,
     check_written,
     publish,
 )
-from batch_layer.rows import DEAD, EVENT, STATES, TALLY, ddl, from_bytes
+from batch_layer.rows import DEAD, EVENT, STATES, TALLY, day_spans, ddl, from_bytes
+from batch_layer.sessions import SessionCut
 from infra.clickhouse import connect, insert_frame
+from infra.registry import require_registry
 from infra.settings import Settings
 from metrics.aggregation import SEMANTICS_VERSION
 from metrics.catalog import Catalog
@@ -94,8 +99,14 @@ def new_run_id() -> str:
 
 
 def plan_days(settings: Settings, catalog: Catalog, days: Sequence[date], *, allow_open: bool = False) -> Plan:
-    """The plan of a run over these days of the log as it is now; see `batch_layer.manifest.plan` for its refusals."""
-    return plan(catalog, days, log.observe(settings, catalog.topic, days), allow_open=allow_open)
+    """The plan of a run over these days of the log as it is now; see `batch_layer.manifest.plan` for its refusals.
+
+    Raises:
+        RegistryUnavailableError: The catalog's format needs a schema registry, and none answers.
+    """
+    require_registry(settings, catalog)
+    since = earliest_record_time(catalog, days) if days else 0
+    return plan(catalog, days, log.observe(settings, catalog.topic, since), allow_open=allow_open)
 
 
 def run(
@@ -118,7 +129,7 @@ def run(
         session_of: Opens a Spark session for a number of records.
 
     Raises:
-        DayRefusedError: The log cannot give one of the days; nothing was written.
+        DayRefusedError: The log, or the history of a lookup, cannot give one of the days; no run was written.
         WriteError: ClickHouse lost rows; nothing was published.
     """
     planned = plan_days(settings, catalog, days, allow_open=allow_open)
@@ -127,13 +138,14 @@ def run(
     schema.apply(connect(settings), catalog, database)
     target = Target(settings, database, run_id)
     client = target.connect()
+    lookups = read_versions(settings, client, catalog, planned.days)
     started = time.monotonic()
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))
     try:
         with session_of(settings, planned.records) as session:
-            counts, ledger = _compute(session, catalog, planned, target)
-        manifests = _manifests(catalog, run_id, planned, counts, ledger, time.monotonic() - started)
+            counts, ledger = _compute(session, catalog, planned, target, lookups)
+        manifests = _manifests(catalog, run_id, planned, counts, ledger, lookups, time.monotonic() - started)
         insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
         publish(client, run_id, planned.days, catalog)
     except BaseException:
@@ -148,10 +160,10 @@ def run(
 
 
 def _compute(
-    session: SparkSession, catalog: Catalog, planned: Plan, target: Target
+    session: SparkSession, catalog: Catalog, planned: Plan, target: Target, lookups: Versions | None
 ) -> tuple[dict[date, Day], pl.DataFrame]:
     """Reads the log once, writes all rows, checks that they arrived; returns counts by day and the ledger."""
-    rows = read_rows(session, target.settings, catalog, planned).persist()
+    rows = read_rows(session, target.settings, catalog, planned, lookups).persist()
     events = events_of(rows).persist()
     counts = _counts(rows, events, planned.days)
     tallies = rows.filter(F.col("kind") == TALLY).select("payload").collect()
@@ -162,14 +174,17 @@ def _compute(
         return sum((Counter({row.table: row.rows}) for row in written), Counter())
 
     exceptions = rows.filter((F.col("kind") == DEAD) | ((F.col("kind") == EVENT) & (F.col("disposition") != COUNTED)))
-    states = rows.filter(F.col("kind") == STATES).select("group", "bucket", "payload").repartition("group", "bucket")
-    writes = [
-        ("expected", states, ExpectedFrames(catalog)),
+    states = rows.filter(F.col("kind") == STATES).select("topic_partition", "group", "bucket", "payload")
+    states = states.repartition("group", "bucket")
+    spans = tuple(day_spans(planned.days))
+    writes: list[tuple[str, DataFrame, Frames]] = [
+        ("expected", states, ExpectedFrames(catalog, spans)),
         *(
-            (f"exact{number}", exact.frame, ExactFrames(exact.metrics))
-            for number, exact in enumerate(exact_values(catalog, events))
+            (f"exact{number}", e.frame, (ItemFrames if e.by_value else StateFrames)(e.group, e.metrics))
+            for number, e in enumerate(exact_states(catalog, events, SessionCut(spans)))
         ),
         ("exceptions", exceptions.coalesce(1), ExceptionFrames(catalog.topic)),
+        *alert_writes(catalog, events, planned.days, target.connect()),
     ]
     with ThreadPoolExecutor(_WRITERS_AT_ONCE) as pool:
         written = sum(pool.map(lambda job: write(*job), writes), Counter())
@@ -179,7 +194,9 @@ def _compute(
 
 def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[date, Day]:
     """Counts per day, for every day asked for."""
-    of_events = events.select(F.expr("date(timestamp_millis(event_time))").alias("day"), "disposition", "exact")
+    of_events = events.filter("inside").select(
+        F.expr("date(timestamp_millis(event_time))").alias("day"), "disposition", "exact"
+    )
     dead = rows.filter(F.col("kind") == DEAD).select(
         F.expr("date(timestamp_millis(record_time))").alias("day"), "disposition", F.lit(False).alias("exact")
     )
@@ -198,7 +215,13 @@ def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[da
 
 
 def _manifests(
-    catalog: Catalog, run_id: str, planned: Plan, counts: dict[date, Day], ledger: pl.DataFrame, wall_seconds: float
+    catalog: Catalog,
+    run_id: str,
+    planned: Plan,
+    counts: dict[date, Day],
+    ledger: pl.DataFrame,
+    lookups: Versions | None,
+    wall_seconds: float,
 ) -> dict[date, tuple[Day, str]]:
     """Each day's counts and its manifest: what was read, what became of it, and by which code."""
     blocks = ledger.to_dicts() if ledger.height else []
@@ -234,6 +257,8 @@ def _manifests(
             "code_version": f"{version('lockstep')}+semantics.{SEMANTICS_VERSION}",
             "ledger": [{key: value for key, value in block.items() if key != "read"} for block in blocks],
         }
+        if lookups:
+            manifest["lookups"] = lookups.positions
         manifests[day] = (found, json.dumps(manifest))
     return manifests
 

@@ -5,7 +5,54 @@ from typing import Any
 
 import yaml
 
-from metrics.catalog import Catalog, CatalogError, Problem, parse_catalog
+from metrics.catalog import Catalog, CatalogError, Problem
+from metrics.catalog_build import parse_catalog
+
+CATALOG_SUFFIXES = (".yaml", ".yml")
+
+
+def catalog_files(path: Path) -> tuple[Path, ...]:
+    """The catalog files that a path stands for: itself, or the YAML files in a directory, by name."""
+    if not path.is_dir():
+        return (path,)
+    return tuple(sorted(entry for entry in path.iterdir() if entry.suffix in CATALOG_SUFFIXES))
+
+
+def load_catalogs(path: Path) -> tuple[Catalog, ...]:
+    """The catalogs of a file or of all files in a directory, which must not name the same thing twice.
+
+    Raises:
+        CatalogError: With the problems of all files.
+    """
+    problems: list[Problem] = []
+    loaded: list[tuple[Path, Catalog]] = []
+    for file in catalog_files(path):
+        try:
+            loaded.append((file, load_catalog(file)))
+        except CatalogError as error:
+            problems += error.problems
+    if not loaded and not problems:
+        hint = "name a YAML file, or a directory that holds some"
+        problems.append(Problem(str(path), 1, "a directory of catalogs holds YAML files", "none", hint))
+    problems += _named_twice(loaded)
+    if problems:
+        raise CatalogError(problems)
+    return tuple(catalog for _, catalog in loaded)
+
+
+def _named_twice(loaded: list[tuple[Path, Catalog]]) -> list[Problem]:
+    """A source, a topic, a metric and an alert each belong to one file."""
+    owners: dict[tuple[str, str], Path] = {}
+    problems = []
+    for file, catalog in loaded:
+        names = [("source", catalog.source), ("topic", catalog.topic)]
+        names += [("metric", metric.name) for metric in catalog.shown] + [("alert", a.name) for a in catalog.alerts]
+        for kind, name in names:
+            owner = owners.setdefault((kind, name), file)
+            if owner != file:
+                rule = f"a {kind} belongs to one catalog of a directory"
+                problems.append(Problem(str(file), 1, rule, name, f"rename it; `{owner.name}` has it too"))
+    return problems
 
 
 def load_catalog(path: Path) -> Catalog:

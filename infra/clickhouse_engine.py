@@ -83,10 +83,12 @@ class Engine:
         # Merges of small tables on a small machine: 16 background threads would only take memory.
         self._address = (
             f"{path}?background_pool_size=4&background_schedule_pool_size=8"
-            f"&max_server_memory_usage={memory_bytes}&mark_cache_size={memory_bytes // 10}"
+            # Embedded, the engine's own count of all memory only grows, whatever the process has: a limit on it would
+            # refuse every query after some hours. So queries are limited one by one.
+            f"&max_server_memory_usage_to_ram_ratio=1000&mark_cache_size={memory_bytes // 10}"
         )
         # async_insert=0: an insert that has returned is readable, without waiting for a buffer to be flushed.
-        self._defaults = f"SET max_threads = {threads}, async_insert = 0"
+        self._defaults = f"SET max_threads = {threads}, async_insert = 0, max_memory_usage = {memory_bytes}"
         self._sessions: dict[str, _Session] = {}
         self._guard = threading.Lock()
         self._anchor = self._connect()  # while one connection is open, the engine stays up

@@ -100,7 +100,7 @@ def lock(set_names: Sequence[str] = SETS) -> str:
     lines = ["# sha256, set, group:artifact:version[:classifier]; written by: python -m infra.jars --lock"]
     for name in set_names:
         excluded = set(wanted[name].get("exclude", []))
-        for coordinate in _closure(wanted[name]["coordinates"]):
+        for coordinate in (*_closure(wanted[name]["coordinates"]), *wanted[name].get("alone", [])):
             if ":".join(coordinate.split(":")[:2]) in excluded:
                 continue
             lines.append(f"{_sha256(fetch(coordinate))}  {name}  {coordinate}")

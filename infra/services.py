@@ -13,8 +13,10 @@ from confluent_kafka import KafkaException
 from infra import kafka
 from infra.jars import classpath, resolve
 from infra.java import Java, find_java
+from infra.registry import uses_local_registry
 from infra.service import Service, accepts, http_ready, tcp_ready
 from infra.settings import Settings
+from metrics.catalog import Catalog
 
 EMBEDDED = "embedded"
 _FLINK_OPENS = tuple(
@@ -54,6 +56,24 @@ def kafka_services(settings: Settings) -> list[Service]:
             prepare=partial(_prepare_kafka, settings, home),
         )
     ]
+
+
+def registry_services(settings: Settings, catalog: Catalog) -> list[Service]:
+    """A schema registry, where the catalog's format asks for one and neither it nor the settings name another."""
+    return [schema_registry(settings)] if uses_local_registry(settings, catalog) else []
+
+
+def schema_registry(settings: Settings) -> Service:
+    """The local schema registry. A process of its own: clients reach it as they would any other registry."""
+    address = f"http://{settings.host}:{settings.schema_registry_port}"
+    return Service(
+        name="schema-registry",
+        argv=(sys.executable, "-m", "infra.schema_registry"),
+        address=address,
+        ready=http_ready(f"{address}/"),
+        ports={"schema_registry_port": settings.schema_registry_port},
+        needs=("kafka",),
+    )
 
 
 def clickhouse_services(settings: Settings) -> list[Service]:
@@ -117,6 +137,7 @@ def flink_services(settings: Settings) -> list[Service]:
             "artifact_port": settings.artifact_port,
             "job_expansion_port": settings.job_expansion_port,
         },
+        prepare=partial(_prepare_flink, settings, home),
     )
     expansion = Service(
         name="flink-expansion",
@@ -211,7 +232,9 @@ def _format_kafka(settings: Settings, home: Path) -> None:
     import base64  # noqa: PLC0415 - first start only
     import subprocess  # noqa: PLC0415
 
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # One that begins with `-`, as one of 64 does, would be taken for an option, here and by Kafka's own tools.
+    drawn = uuid.uuid4().bytes
+    cluster_id = base64.urlsafe_b64encode(bytes([drawn[0] & 0x7F]) + drawn[1:]).decode().rstrip("=")
     arguments = ("format", "-t", cluster_id, "-c", str(home / "server.properties"), "--ignore-formatted")
     command = _java_command(_java(settings), "256m", "kafka.tools.StorageTool", *arguments)
     environment = {**os.environ, "CLASSPATH": classpath(resolve("kafka", settings))}
@@ -253,6 +276,12 @@ _CLICKHOUSE_USERS = """\
   </users>
 </clickhouse>
 """
+
+
+def _prepare_flink(settings: Settings, home: Path) -> None:
+    """Remove what a killed job server left of RocksDB; no job begins from it. A cluster may still be using its own."""
+    if settings.flink_master == "[local]":
+        shutil.rmtree(home / "rocksdb", ignore_errors=True)
 
 
 def _prepare_clickhouse(settings: Settings, home: Path) -> None:

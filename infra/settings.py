@@ -7,6 +7,7 @@ configuration, so a printed `Settings` says everything that differs between two 
 import re
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
 
     kafka_port: int = Field(default=19092, ge=1, le=65535)
     kafka_controller_port: int = Field(default=19093, ge=1, le=65535)
+    schema_registry_port: int = Field(default=18093, ge=1, le=65535, description="started where a catalog asks for it")
     clickhouse_port: int = Field(default=18123, ge=1, le=65535)
     clickhouse_native_port: int = Field(default=18124, ge=1, le=65535, description="used by a `clickhouse` binary only")
     job_port: int = Field(default=18099, ge=1, le=65535, description="Beam job server")
@@ -41,13 +43,18 @@ class Settings(BaseSettings):
     api_port: int = Field(default=8080, ge=1, le=65535, description="HTTP API and dashboard")
 
     kafka_bootstrap: str | None = Field(default=None, description="brokers to use instead of the local one")
+    schema_registry: str | None = Field(
+        default=None, repr=False, description="address of a schema registry to use instead of the local one"
+    )
     clickhouse_url: str | None = Field(
         default=None, description="ClickHouse HTTP address to use instead of a local one"
     )
     clickhouse_user: str = "default"
     clickhouse_password: str = Field(default="", repr=False)
     clickhouse_threads: int = Field(default=2, ge=1, description="threads one query of the embedded engine may use")
-    clickhouse_memory_bytes: int = Field(default=2_000_000_000, ge=100_000_000, description="cap of the local server")
+    clickhouse_memory_bytes: int = Field(
+        default=2_000_000_000, ge=100_000_000, description="most memory of one query of the local server"
+    )
     clickhouse_binary: str | None = Field(
         default=None, description="path of a `clickhouse` binary; unset: the one on PATH; `embedded`: none"
     )
@@ -55,6 +62,16 @@ class Settings(BaseSettings):
     flink_master: str = Field(default="[local]", description="`[local]` (embedded) or host:port of a Flink cluster")
     parallelism: int = Field(default=2, ge=1, le=256, description="Flink subtasks and Python workers")
     checkpoint_interval_ms: int = Field(default=3000, ge=100)
+    state_backend: Literal["rocksdb", "filesystem"] = Field(
+        default="filesystem",
+        description="where Flink keeps state: on disk or on its heap; checkpoints are files either way",
+    )
+    worker_memory_bytes: int = Field(
+        default=512 << 20, ge=0, description="merged states that a Python worker keeps at hand; others are read back"
+    )
+    alarm_rows: int = Field(
+        default=100_000, ge=1, description="rows of one slice and group of metrics from which an alarm is raised"
+    )
 
     java_home: Path | None = Field(default=None, description="a Java 17 home; unset: JAVA_HOME, then `java` on PATH")
     kafka_heap: str = Field(default="512m", pattern=r"^\d+[mg]$")
@@ -80,7 +97,9 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
-    @field_validator("java_home", "kafka_bootstrap", "clickhouse_url", "clickhouse_binary", mode="before")
+    @field_validator(
+        "java_home", "kafka_bootstrap", "schema_registry", "clickhouse_url", "clickhouse_binary", mode="before"
+    )
     @classmethod
     def _empty_means_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -89,6 +108,11 @@ class Settings(BaseSettings):
     def bootstrap(self) -> str:
         """Kafka bootstrap servers, `host:port[,host:port]`."""
         return self.kafka_bootstrap or f"{self.host}:{self.kafka_port}"
+
+    @property
+    def schema_registry_address(self) -> str:
+        """The schema registry's HTTP address, without a trailing slash."""
+        return (self.schema_registry or f"http://{self.host}:{self.schema_registry_port}").rstrip("/")
 
     @property
     def clickhouse_address(self) -> str:

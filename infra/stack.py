@@ -127,6 +127,14 @@ def down(settings: Settings, *, report: Callable[[str], None] = lambda _: None) 
     return stopped
 
 
+def stop(settings: Settings, names: Sequence[str], *, report: Callable[[str], None] = lambda _: None) -> None:
+    """Stop some services, which nothing else needs; one that does not run is left alone."""
+    with _exclusive(settings, report):
+        for name in names:
+            _stop(settings, name)
+            report(f"{name}: stopped")
+
+
 def status(settings: Settings) -> list[ServiceStatus]:
     """Every service that was started and not stopped, in the order of starting."""
     return [_status_of(state) for _, state in _states(settings)]

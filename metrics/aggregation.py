@@ -1,233 +1,170 @@
-"""Mergeable aggregations: what a metric keeps of its events, how two such states become one, how a state is presented.
+"""Mergeable aggregations: what a metric keeps of its events, how it is presented, and how Spark computes it exactly.
 
-A **state** is a row of state columns. `prepare` makes one row per key from events, `merge` one row per key from rows;
-both are columnar. The order in which states are merged never matters: merging is associative and commutative, and the
-absent row is its identity. A state is presented in ClickHouse, where it is served, by the SQL of `present_sql`.
+A **state** is a row of `StateColumn`s; `metrics.state` merges states. `prepare` makes one row per key from events. A
+state is presented in ClickHouse, where it is served, by the SQL of `present_sql`. Aggregations are in `metrics.totals`,
+`metrics.by_value` and `metrics.over_time`; `metrics.aggregation_text` reads them from a catalog.
+
+The batch layer keeps exact mergeable states too. For most aggregations these are the same columns, which Spark computes
+by `spark_state`. For aggregations `by_value` it keeps each distinct value with its count, presented by `items_sql`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
-import numpy as np
 import polars as pl
-import xxhash
 
-SEMANTICS_VERSION = 1
+from metrics.expression import Expression, FieldType
+from metrics.state import StateColumn
+
+SEMANTICS_VERSION = 2
 """Raised whenever the same definition would yield other numbers than before; part of every `metric_version`."""
 
-PRECISION = 12
-"""Index bits of the HyperLogLog sketch: 2**12 registers, a relative standard error of 1.04 / 2**6 = 1.6 %."""
-
-REGISTERS = 1 << PRECISION
-STANDARD_ERROR = 1.04 / REGISTERS**0.5
-BOUND_SIGMAS = 3
-"""Bounds of a distinct count lie this many standard errors away: they hold in 99.7 % of windows."""
-
 DECIMAL_DIGITS = 38
-_REST_BITS = 64 - PRECISION
+ARGUMENTS = ("argument", "argument2")
+"""Columns of events that hold an aggregation's arguments."""
 
-
-@dataclass(frozen=True)
-class StateColumn:
-    """One column of a state.
-
-    Attributes:
-        name: The column's name in tables and frames.
-        dtype: Its polars type.
-        clickhouse_type: Its ClickHouse type.
-        merge: How two values become one: ``sum``, or ``max_map`` (per key of a map the greater value).
-    """
-
-    name: str
-    dtype: pl.DataType
-    clickhouse_type: str
-    merge: Literal["sum", "max_map"]
-
-    @property
-    def merge_sql(self) -> str:
-        """The ClickHouse aggregate function that merges this column."""
-        return {"sum": "sum", "max_map": "maxMap"}[self.merge]
+PLACE_BITS = 48
+"""`place` is an event's place in the log as one number: topic partition, then offset in so many bits."""
 
 
 @dataclass(frozen=True)
 class Presented:
-    """SQL expressions, over merged state columns, of what a reader sees; bounds are NULL where the state is exact."""
+    """SQL expressions of what a reader sees; bounds are NULL where the state is exact."""
 
     value: str
-    lower: str
-    upper: str
+    lower: str = "NULL"
+    upper: str = "NULL"
 
 
-class Aggregation(Protocol):
-    """What a metric computes over the events that it selects."""
+@dataclass(frozen=True)
+class Aggregation:
+    """What a metric computes over the events that it selects.
+
+    Attributes:
+        arguments: The expressions aggregated over; NULL is no value.
+    """
+
+    arguments: tuple[Expression, ...] = ()
+
+    name = ""
+    exact = True
+    """Whether the speed layer's state gives the exact value, so that it has no sketch error."""
+    by_value = False
+    """Whether the batch layer keeps distinct values with their counts instead of a state."""
+    nullable = False
+    """Whether a window with events may have no value."""
+    needs_place = False
+    """Whether `prepare` needs the columns event_time and place."""
+    allows_sessions = True
 
     @property
     def text(self) -> str:
         """The canonical text in a catalog, for example ``sum(amount)``."""
+        inside = ", ".join([*(argument.canonical for argument in self.arguments), *self.options])
+        return f"{self.name}({inside})" if inside else self.name
 
     @property
-    def field(self) -> str | None:
-        """The field aggregated over, or None."""
+    def options(self) -> tuple[str, ...]:
+        """What stands after the arguments."""
+        return ()
+
+    @property
+    def type(self) -> FieldType:
+        """The type of the first argument."""
+        return self.arguments[0].type
 
     @property
     def state(self) -> tuple[StateColumn, ...]:
         """The state's columns."""
+        raise NotImplementedError
 
     @property
     def value_type(self) -> str:
-        """The ClickHouse type of the presented value."""
+        """The ClickHouse type of the presented value, without Nullable."""
+        raise NotImplementedError
 
     @property
-    def exact(self) -> bool:
-        """Whether the state gives the exact value, so that the speed layer has no sketch error."""
+    def shown_type(self) -> str:
+        """The ClickHouse type of the column `value`."""
+        return f"Nullable({self.value_type})" if self.nullable else self.value_type
+
+    @property
+    def bound_type(self) -> str:
+        """The ClickHouse type of the columns `lower` and `upper`."""
+        return f"Nullable({self.value_type})"
+
+    @property
+    def item_type(self) -> str:
+        """The ClickHouse type of a distinct value; only `by_value`."""
+        return clickhouse_type(self.type)
+
+    @property
+    def folds(self) -> tuple[pl.Expr, ...] | None:
+        """The state's columns as aggregations over the events of a group, in order; None where `prepare` must do it."""
+        return None
 
     def prepare(self, events: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-        """One state per key: columns `keys` and the state's. ``argument`` in `events` is the field aggregated over."""
+        """One row per key from events: columns `keys`, `events` (UInt64, how many) and the state's.
+
+        Args:
+            events: Columns `keys`, `ARGUMENTS` as far as there are any, and with `needs_place` event_time and place.
+            keys: Columns that name a row.
+        """
+        counted = pl.len().cast(pl.UInt64).alias("events")
+        if self.folds is not None:
+            named = [fold.cast(c.dtype).alias(c.name) for fold, c in zip(self.folds, self.state, strict=True)]
+            return events.group_by(keys).agg(counted, *named)
+        rows = events.group_by(keys).agg(counted)
+        for column in self.state:
+            rows = rows.join(
+                self._prepare_map(column, events, rows.select(keys), keys), on=list(keys), nulls_equal=True
+            )
+        return rows
+
+    def _prepare_map(
+        self, column: StateColumn, events: pl.DataFrame, all_keys: pl.DataFrame, keys: Sequence[str]
+    ) -> pl.DataFrame:
+        """A column of maps from events: columns `keys` and the column's."""
+        raise NotImplementedError
 
     def present_sql(self) -> Presented:
-        """How ClickHouse presents a merged state."""
+        """How ClickHouse presents a merged state, by expressions over its columns."""
+        raise NotImplementedError
+
+    def items_sql(self) -> str:
+        """How ClickHouse presents distinct values: an aggregate over rows with the columns `item` and `n`."""
+        raise NotImplementedError
+
+    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
+        """How Spark computes the state: an aggregate expression for each of its columns; not `by_value`.
+
+        Maps come as lists of (key, value) whose keys may repeat. Columns `event_time` and `place` may be named.
+
+        Args:
+            arguments: The arguments as Spark SQL.
+            taken: Whether an event is selected, as Spark SQL that is never NULL.
+        """
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Count:
-    """The number of events."""
-
-    text: str = "count"
-    field: None = None
-    exact: bool = True
-    value_type: str = "UInt64"
-
-    @property
-    def state(self) -> tuple[StateColumn, ...]:
-        """One exact counter."""
-        return (StateColumn("count", pl.UInt64(), "UInt64", "sum"),)
-
-    def prepare(self, events: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-        """Counts the events of each key."""
-        return events.group_by(keys).agg(pl.len().cast(pl.UInt64).alias("count"))
-
-    def present_sql(self) -> Presented:
-        """The counter itself."""
-        return Presented("count", "NULL", "NULL")
+def clickhouse_type(kind: FieldType) -> str:
+    """The ClickHouse type of an expression."""
+    plain = {"string": "String", "int": "Int64", "float": "Float64", "bool": "Bool"}
+    return plain.get(kind.kind) or f"Decimal({DECIMAL_DIGITS}, {kind.scale})"
 
 
-@dataclass(frozen=True)
-class Sum:
-    """The exact sum of an integer or decimal field; NULL adds nothing. The state is a scaled integer of 38 digits."""
-
-    field: str
-    scale: int
-    exact: bool = True
-
-    @property
-    def text(self) -> str:
-        """As written in a catalog."""
-        return f"sum({self.field})"
-
-    @property
-    def value_type(self) -> str:
-        """A decimal of the field's scale."""
-        return f"Decimal({DECIMAL_DIGITS}, {self.scale})"
-
-    @property
-    def state(self) -> tuple[StateColumn, ...]:
-        """The total as an exact decimal."""
-        return (StateColumn("total", pl.Decimal(DECIMAL_DIGITS, self.scale), self.value_type, "sum"),)
-
-    def prepare(self, events: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-        """Adds up the argument of each key."""
-        column = self.state[0]
-        return events.group_by(keys).agg(pl.col("argument").cast(column.dtype).sum().alias(column.name))
-
-    def present_sql(self) -> Presented:
-        """The total itself."""
-        return Presented("total", "NULL", "NULL")
+def polars_type(kind: FieldType) -> pl.DataType:
+    """The polars type of an expression."""
+    plain: dict[str, pl.DataType] = {
+        "string": pl.String(),
+        "int": pl.Int64(),
+        "float": pl.Float64(),
+        "bool": pl.Boolean(),
+    }
+    return plain.get(kind.kind) or pl.Decimal(DECIMAL_DIGITS, kind.scale)
 
 
-@dataclass(frozen=True)
-class Distinct:
-    """The number of distinct values of a field; NULL is no value.
-
-    The state is a sparse HyperLogLog sketch: register -> greatest rank seen, where a value's 64-bit XXH3 hash gives
-    the register by its first 12 bits and the rank by the number of leading zeros, plus one, of the others. Registers
-    depend on the set of values alone, never on order or repetition.
-
-    Source:
-        Flajolet et al., "HyperLogLog" (2007); estimator: Ertl, "New cardinality estimation algorithms for HyperLogLog
-        sketches" (2017), section 4.
-    """
-
-    field: str
-    exact: bool = False
-    value_type: str = "UInt64"
-
-    @property
-    def text(self) -> str:
-        """As written in a catalog."""
-        return f"distinct({self.field})"
-
-    @property
-    def state(self) -> tuple[StateColumn, ...]:
-        """The registers that are not zero, in ascending order."""
-        dtype = pl.List(pl.Struct({"key": pl.UInt16(), "value": pl.UInt8()}))
-        return (StateColumn("registers", dtype, "Map(UInt16, UInt8)", "max_map"),)
-
-    def prepare(self, events: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-        """Hashes each distinct value of each key once; keys whose values are all NULL have no registers."""
-        values = (
-            events.select(*keys, pl.col("argument").cast(pl.String)).unique().filter(pl.col("argument").is_not_null())
-        )
-        register, rank = registers_of(values["argument"].to_list())
-        hashed = values.select(keys).with_columns(pl.Series("key", register), pl.Series("value", rank))
-        return _with_empty(events.select(keys).unique(), _largest_ranks(hashed, keys), keys)
-
-    def present_sql(self) -> Presented:
-        """Ertl's estimate, with bounds three standard errors away, never below the number of registers hit."""
-        filled = "length(mapKeys(registers))"
-        empty_share = f"(1 - {filled} / {REGISTERS})"
-        sigma = f"({empty_share} + arraySum(k -> pow({empty_share}, exp2(k)) * exp2(k - 1), range(1, 32)))"
-        harmonic = f"({REGISTERS} * {sigma} + arraySum(rank -> exp2(-toFloat64(rank)), mapValues(registers)))"
-        estimate = f"if({filled} = 0, 0, {REGISTERS**2} / (2 * log(2)) / {harmonic})"
-        error = BOUND_SIGMAS * STANDARD_ERROR
-        return Presented(
-            f"greatest({filled}, toUInt64(round({estimate})))",
-            f"greatest({filled}, toUInt64(floor({estimate} / (1 + {error}))))",
-            f"greatest({filled}, toUInt64(ceil({estimate} / (1 - {error}))))",
-        )
-
-
-def registers_of(values: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The register (uint16) and the rank (uint8) of each value."""
-    digest = xxhash.xxh3_64_intdigest
-    hashes = np.fromiter((digest(value.encode()) for value in values), dtype=np.uint64, count=len(values))
-    register = (hashes >> np.uint64(_REST_BITS)).astype(np.uint16)
-    rest = hashes & np.uint64((1 << _REST_BITS) - 1)
-    # frexp's exponent is the bit length: exact, because the rest has 52 bits and a double holds 53
-    _, bit_length = np.frexp(rest.astype(np.float64))
-    return register, (_REST_BITS - bit_length + 1).astype(np.uint8)
-
-
-def merge(column: StateColumn, states: pl.DataFrame, keys: Sequence[str], name: str) -> pl.DataFrame:
-    """Merges a state column, stored under `name`, to one row per key: columns `keys` and `name`."""
-    if column.merge == "sum":
-        return states.group_by(keys).agg(pl.col(name).sum())
-    exploded = states.select(*keys, name).explode(name).filter(pl.col(name).is_not_null()).unnest(name)
-    merged = _with_empty(states.select(keys).unique(), _largest_ranks(exploded, keys), keys)
-    return merged.rename({"registers": name})
-
-
-def _largest_ranks(ranks: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    return (
-        ranks.group_by([*keys, "key"])
-        .agg(pl.col("value").max())
-        .sort("key")
-        .group_by(keys, maintain_order=True)
-        .agg(pl.struct("key", "value").alias("registers"))
-    )
-
-
-def _with_empty(all_keys: pl.DataFrame, states: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    joined = all_keys.join(states, on=list(keys), how="left", nulls_equal=True)
-    empty = pl.lit([], dtype=joined.schema["registers"])
-    return joined.with_columns(pl.col("registers").fill_null(empty))
+def spark_type(kind: FieldType) -> str:
+    """The Spark type of an expression."""
+    plain = {"string": "string", "int": "bigint", "float": "double", "bool": "boolean"}
+    return plain.get(kind.kind) or f"decimal({DECIMAL_DIGITS},{kind.scale})"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from metrics.catalog import Catalog
-from metrics.event import Decoder
+from metrics.event import Decoder, Unframe
+from metrics.lookup import Join
 from metrics.window import milliseconds
 
 COUNTED, LATE, DUPLICATE, ID_CONFLICT, DEAD_LETTER = "counted", "late", "duplicate", "id_conflict", "dead_letter"
@@ -29,7 +30,7 @@ class Chunk:
     """A run of records of one topic partition, every one with its disposition.
 
     Attributes:
-        events: What `Decoded.events` holds, and `disposition`.
+        events: What `Decoded.events` holds, and `disposition`; joined with the lookups of the catalog.
         dead_letters: What `Decoded.dead_letters` holds.
     """
 
@@ -85,10 +86,22 @@ class PartitionReader:
     """Decodes and disposes of the records of one topic partition, which it must be given in offset order.
 
     It remembers the ids of the last `dedup_horizon` offsets, no more.
+
+    Args:
+        catalog: Of the source.
+        unframe: How records are read whose format is not JSON; see `metrics.event.Unframe`.
+        join: Gives events the fields of the catalog's lookups.
+
+    Raises:
+        ValueError: The catalog has lookups, and there is no `join`, or the other way round.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._decoder = Decoder(catalog)
+    def __init__(self, catalog: Catalog, unframe: Unframe | None = None, join: Join | None = None) -> None:
+        if (join is None) != (not catalog.lookups):
+            msg = f"`join` serves a catalog's lookups; got {join} for {len(catalog.lookups)} of them. pass what fits"
+            raise ValueError(msg)
+        self._join = join
+        self._decoder = Decoder(catalog, unframe)
         self._horizon = catalog.dedup_horizon
         self._too_late_ms = milliseconds(catalog.out_of_orderness + catalog.allowed_lateness)
         self._seen: dict[str, tuple[int, int]] = {}
@@ -121,7 +134,7 @@ class PartitionReader:
             .then(pl.lit(LATE))
             .otherwise(pl.lit(COUNTED))
         )
-        return Chunk(events, decoded.dead_letters)
+        return Chunk(events if self._join is None else self._join(events), decoded.dead_letters)
 
     def _repeats(self, events: pl.DataFrame) -> pl.Series:
         """For each event duplicate, id_conflict or null, and remembers the event."""

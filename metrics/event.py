@@ -3,7 +3,7 @@
 Every record is judged alone: whether it is an event, and which, never depends on the records it was read with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Context, Decimal
@@ -23,6 +23,9 @@ LATEST_EVENT_TIME = to_epoch_ms(datetime(2200, 1, 1, tzinfo=UTC))
 INTEGER_DIGITS = 18
 """Digits that a decimal may have before its point: sums of 10**18 such values stay exact."""
 
+LARGEST_FLOAT = 1e100
+"""The greatest magnitude of a float: sums of 10**18 such values, and of their squares, stay finite."""
+
 FIELD_PREFIX = "f_"
 DTYPES: dict[str, pl.DataType] = {
     "string": pl.String(),
@@ -38,24 +41,35 @@ DEAD_LETTERS = {
     "detail": pl.String(),
 }
 
-_TYPES: dict[str, Any] = {
+VALUE_TYPES: dict[str, Any] = {
     "string": str,
     "int": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     "float": float,
     "bool": bool,
     "decimal": Decimal,
 }
+"""What a value of each type is read as."""
+
 _WIDE = Context(prec=INTEGER_DIGITS + 40, Emax=10_000, Emin=-10_000)
 _TIME_SCALE = {"us": (1, 1_000), "ms": (1, 1), "s": (1_000, 1)}
 
 
-class _DeadLetterError(Exception):
+class DeadLetterError(Exception):
     """Why a record is no event: a reason for machines and a detail for people."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+
+Unframe = Callable[[bytes], Mapping[str, Any]]
+"""Takes a record's bytes apart into its fields, for a format other than JSON.
+
+It gives values as they were written: text, int, float, bool, Decimal or None, the event time in the catalog's unit;
+whether they are what the catalog asks for is judged here, as for JSON. It raises `DeadLetterError` for bytes that hold
+no such record, whenever they are read; for what keeps it from knowing (a registry that is away), any other error.
+"""
 
 
 @dataclass(frozen=True)
@@ -89,13 +103,25 @@ def event_schema(catalog: Catalog) -> dict[str, pl.DataType]:
 
 
 class Decoder:
-    """Decodes the records of a source as its catalog describes them."""
+    """Decodes the records of a source as its catalog describes them.
 
-    def __init__(self, catalog: Catalog) -> None:
+    Args:
+        catalog: Of the source.
+        unframe: How records are read whose format is not JSON.
+
+    Raises:
+        ValueError: The catalog's format needs `unframe`, and there is none.
+    """
+
+    def __init__(self, catalog: Catalog, unframe: Unframe | None = None) -> None:
+        if (unframe is None) != (catalog.format == "json"):
+            msg = f"`unframe` reads every format but json; got {unframe} for `{catalog.format}`. pass what infra makes"
+            raise ValueError(msg)
         self._catalog = catalog
+        self._unframe = unframe
         self._schema = event_schema(catalog)
         self._fields = tuple(catalog.fields.values())
-        time_type = str if catalog.event_time_unit == "iso" else _TYPES["int"]
+        time_type = str if catalog.event_time_unit == "iso" else VALUE_TYPES["int"]
         members: list[tuple[Any, ...]] = [("event_id", str), ("event_time", time_type)]
         names = {"event_id": catalog.event_id, "event_time": catalog.event_time_field}
         self._attributes: dict[str, str] = {}
@@ -109,10 +135,22 @@ class Decoder:
             attribute = f"c{number}"
             self._attributes[field.name] = attribute
             names[attribute] = field.name
-            kind = _TYPES[field.type]
+            kind = VALUE_TYPES[field.type]
             members.append((attribute, kind) if field.required else (attribute, kind | None, None))
-        envelope = msgspec.defstruct("Envelope", members, rename=names, kw_only=True, gc=False)
-        self._decoder = msgspec.json.Decoder(envelope)
+        self._envelope = msgspec.defstruct("Envelope", members, rename=names, kw_only=True, gc=False)
+        self._decoder = msgspec.json.Decoder(self._envelope)
+
+    def fields(self, value: bytes) -> dict[str, Any]:
+        """The typed fields of one event, its id and time among them, as they stand in it: without defaults.
+
+        Raises:
+            DeadLetterError: The bytes hold no event, whenever it was sent.
+        """
+        envelope = self._decode_value(value)
+        self._judge_time(envelope, LATEST_EVENT_TIME)
+        self._judge_fields(envelope)
+        named = {self._catalog.event_id: "event_id", self._catalog.event_time_field: "event_time"} | self._attributes
+        return {name: getattr(envelope, attribute) for name, attribute in named.items()}
 
     def decode(
         self,
@@ -133,6 +171,11 @@ class Decoder:
         """All envelopes by one call, or None where a record may be bad and each must be looked at."""
         if not values or None in values or max(map(len, values)) > LARGEST_EVENT_BYTES:  # type: ignore[arg-type]
             return None
+        if self._unframe is not None:
+            try:
+                return msgspec.convert([*map(self._unframe, values)], list[self._envelope])  # type: ignore[arg-type, name-defined]
+            except (DeadLetterError, msgspec.ValidationError):
+                return None
         lines = b"\n".join(values)  # type: ignore[arg-type]
         if lines.count(b"\n") != len(values) - 1:
             return None
@@ -155,8 +198,9 @@ class Decoder:
         for index, value in enumerate(values):
             try:
                 envelope = self._decode_value(value)
-                self._judge(envelope, record_times[index])
-            except _DeadLetterError as error:
+                self._judge_time(envelope, record_times[index])
+                self._judge_fields(envelope)
+            except DeadLetterError as error:
                 dead.append((topic_partition, offsets[index], record_times[index], error.reason, error.detail))
                 continue
             envelopes.append(envelope)
@@ -170,45 +214,40 @@ class Decoder:
     def _decode_value(self, value: bytes | None) -> Any:  # noqa: ANN401 - a struct made at run time
         if value is None:
             reason = "no_value"
-            raise _DeadLetterError(reason, "the record has no value")
+            raise DeadLetterError(reason, "the record has no value")
         if len(value) > LARGEST_EVENT_BYTES:
             reason, detail = "too_large", f"{len(value)} bytes; at most {LARGEST_EVENT_BYTES} are read"
-            raise _DeadLetterError(reason, detail)
+            raise DeadLetterError(reason, detail)
         try:
+            if self._unframe is not None:
+                return msgspec.convert(self._unframe(value), self._envelope)
             return self._decoder.decode(value)
         except msgspec.ValidationError as error:
             detail = str(error)
-            raise _DeadLetterError("missing_field" if "missing required" in detail else "wrong_type", detail) from error
+            raise DeadLetterError("missing_field" if "missing required" in detail else "wrong_type", detail) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             reason = "not_json"
-            raise _DeadLetterError(reason, str(error)) from error
+            raise DeadLetterError(reason, str(error)) from error
 
-    def _judge(self, envelope: Any, record_time: int) -> None:  # noqa: ANN401
+    def _judge_time(self, envelope: Any, record_time: int) -> None:  # noqa: ANN401
         try:
             event_time = self._event_time(envelope.event_time)
         except ValueError as error:
             reason = "wrong_type"
-            raise _DeadLetterError(reason, str(error)) from error
+            raise DeadLetterError(reason, str(error)) from error
         if not 0 <= event_time < LATEST_EVENT_TIME:
             reason, detail = "event_time_out_of_range", f"{envelope.event_time} is not between 1970 and 2200"
-            raise _DeadLetterError(reason, detail)
+            raise DeadLetterError(reason, detail)
         if event_time - record_time > FURTHEST_AHEAD_MS:
             reason = "event_time_in_future"
             detail = (
                 f"{event_time - record_time} ms after the record's timestamp; at most {FURTHEST_AHEAD_MS} are allowed"
             )
-            raise _DeadLetterError(reason, detail)
+            raise DeadLetterError(reason, detail)
+
+    def _judge_fields(self, envelope: Any) -> None:  # noqa: ANN401
         for field in self._fields:
-            value = getattr(envelope, self._attributes[field.name])
-            if field.type == "decimal" and value is not None and _exact_text(value, field.scale) is None:
-                reason = "wrong_type"
-                detail = (
-                    f"`{field.name}` must have at most {INTEGER_DIGITS} digits and {field.scale} decimals; got {value}"
-                )
-                raise _DeadLetterError(reason, detail)
-            if field.type == "float" and value is not None and value - value != 0:
-                reason, detail = "wrong_type", f"`{field.name}` must be finite; got {value}"
-                raise _DeadLetterError(reason, detail)
+            judge_value(field, getattr(envelope, self._attributes[field.name]))
 
     def _event_time(self, value: Any) -> int:  # noqa: ANN401
         if self._catalog.event_time_unit == "iso":
@@ -240,14 +279,30 @@ class Decoder:
         }
         for field in self._fields:
             attribute = self._attributes[field.name]
-            column = _column(field, [getattr(e, attribute) for e in envelopes])
+            column = column_of(field, [getattr(e, attribute) for e in envelopes])
             if column is None:
                 return None
             columns[FIELD_PREFIX + field.name] = column
         return pl.DataFrame(columns, schema=self._schema)
 
 
-def _column(field: Field, values: list[Any]) -> pl.Series | None:
+def judge_value(field: Field, value: Any) -> None:  # noqa: ANN401 - any value
+    """Judges what a type alone does not say: digits and magnitude.
+
+    Raises:
+        DeadLetterError: The value does not fit the field.
+    """
+    if field.type == "decimal" and value is not None and _exact_text(value, field.scale) is None:
+        reason = "wrong_type"
+        detail = f"`{field.name}` must have at most {INTEGER_DIGITS} digits and {field.scale} decimals; got {value}"
+        raise DeadLetterError(reason, detail)
+    if field.type == "float" and value is not None and not abs(value) <= LARGEST_FLOAT:
+        reason, detail = "wrong_type", f"`{field.name}` must lie within 1e100 of zero; got {value}"
+        raise DeadLetterError(reason, detail)
+
+
+def column_of(field: Field, values: list[Any]) -> pl.Series | None:
+    """The values of a field as a column with its default, or None where one of them does not fit."""
     if field.type == "decimal":
         texts = pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
         if not texts.str.contains(_plain_decimal(field.scale)).fill_null(value=True).all():
@@ -258,8 +313,10 @@ def _column(field: Field, values: list[Any]) -> pl.Series | None:
         column = texts.cast(dtype_of(field))
     else:
         column = pl.Series(values, dtype=dtype_of(field), strict=field.type != "float")
-        if field.type == "float" and not column.is_finite().fill_null(value=True).all():
-            return None
+        if field.type == "float":
+            if not (column.abs() <= LARGEST_FLOAT).fill_null(value=True).all():
+                return None
+            column = column.set(column == 0, 0.0)  # the negative zero is the positive one
     if field.default is not None:
         return column.fill_null(pl.Series([field.default]).cast(column.dtype)[0])
     return column

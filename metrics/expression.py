@@ -1,135 +1,92 @@
-"""Conditions over an event's fields: a small SQL subset, parsed once, checked against the schema, compiled to polars.
+"""Expressions over an event's fields: a small SQL subset, parsed once, checked, compiled for three engines.
 
-Allowed are fields, string, number and boolean literals, ``= <> < <= > >=``, ``IN (literals)``, ``IS [NOT] NULL``,
-``AND``, ``OR``, ``NOT`` and parentheses. NULL behaves as in SQL, and a condition that is NULL does not hold.
+Allowed are fields, string, number, boolean and NULL literals, ``+ - *``, ``= <> < <= > >=``, ``IN (literals)``,
+``BETWEEN``, ``LIKE 'text%'``, ``IS [NOT] NULL``, ``AND OR NOT``, ``CASE``, ``COALESCE``, ``NULLIF``, ``ABS`` and
+parentheses. NULL behaves as in SQL. Strings are compared by their bytes.
+
+Polars, Spark and ClickHouse give the same value for the same event; what they would compute differently is refused.
+A result of ``+ - *``, ``-x`` or ``ABS`` that has more than 18 digits before its point is NULL, as is one that is NaN or
+infinite; ``-0.0`` is ``0.0``.
 """
 
-from collections.abc import Callable, Mapping
-from decimal import Decimal
+from collections.abc import Mapping
 
 import polars as pl
-import sqlglot
-from sqlglot import expressions as sql
-from sqlglot.errors import SqlglotError
 
-Literal = str | int | Decimal | bool
+from metrics.canonical import canonical
+from metrics.expression_check import Checker
+from metrics.expression_tree import BOOL, GREATEST_SCALE, FieldType, Node
+from metrics.polars_dialect import polars_expression
+from metrics.sql_dialects import clickhouse, spark
 
-_COMPARISONS: dict[type[sql.Expr], Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
-    sql.EQ: lambda a, b: a == b,
-    sql.NEQ: lambda a, b: a != b,
-    sql.LT: lambda a, b: a < b,
-    sql.LTE: lambda a, b: a <= b,
-    sql.GT: lambda a, b: a > b,
-    sql.GTE: lambda a, b: a >= b,
-}
-_KINDS = {"string": str, "int": Decimal, "float": Decimal, "decimal": Decimal, "bool": bool}
+__all__ = ["Condition", "Expression", "FieldType"]
 
 
-class Condition:
-    """A checked condition over the fields of an event.
+class Expression:
+    """A checked expression over the fields of an event.
+
+    Attributes:
+        type: What its value is.
+        canonical: The same text for every spelling of the same expression.
+        fields: The fields that it names.
+        polars: Over columns ``f_<field>`` as `metrics.event.event_schema` has them.
+        spark: Spark SQL over columns ``f_<field>`` of decimal(38, scale), bigint, double, string and boolean; needs
+            ``spark.sql.ansi.enabled``.
+        clickhouse: ClickHouse SQL over Nullable columns ``f_<field>`` of Decimal(38, scale), Int64, Float64, String
+            and Bool.
 
     Args:
-        text: The condition in SQL.
-        types: The type of each field that may be named: string, int, float, decimal or bool.
+        text: The expression in SQL.
+        types: The type of each field that may be named; a decimal given without its scale has the greatest one.
 
     Raises:
         ValueError: The text does not parse, names an unknown field, mixes types or uses what is not allowed.
     """
 
-    def __init__(self, text: str, types: Mapping[str, str]) -> None:
-        try:
-            self._tree: sql.Expr = sqlglot.parse_one(text)
-        except SqlglotError as error:
-            msg = f"`{text}` is not a condition that parses. write it as in SQL, for example event_type = 'purchase'"
-            raise ValueError(msg) from error
-        self._types = types
-        self.expression = self._compile(self._tree).fill_null(value=False)
+    _noun = "an expression"
+
+    def __init__(self, text: str, types: Mapping[str, FieldType | str]) -> None:
+        self._tree: Node = Checker({name: _typed(given) for name, given in types.items()}).tree(text, self._noun)
+        self.type: FieldType = self._tree.type
+        self.canonical: str = canonical(self._tree)
+        self.fields: frozenset[str] = _fields(self._tree)
+        self.polars: pl.Expr = polars_expression(self._tree)
+        self.spark: str = spark(self._tree)
+        self.clickhouse: str = clickhouse(self._tree)
+
+
+class Condition(Expression):
+    """An expression that holds or does not; where it is NULL it does not hold.
+
+    Attributes:
+        holds: Polars, never NULL.
+        spark_holds: Spark SQL, never NULL.
+        clickhouse_holds: ClickHouse SQL, never NULL.
+    """
+
+    _noun = "a condition"
+
+    def __init__(self, text: str, types: Mapping[str, FieldType | str]) -> None:
+        super().__init__(text, types)
+        if self.type != BOOL:
+            msg = f"`{text}` is {self.type.noun}, no condition. compare it, for example by = or IS NOT NULL"
+            raise ValueError(msg)
+        self.holds: pl.Expr = self.polars.fill_null(value=False)
+        self.spark_holds: str = f"coalesce({self.spark}, false)"
+        self.clickhouse_holds: str = f"ifNull({self.clickhouse}, false)"
 
     @property
-    def canonical(self) -> str:
-        """The same text for every spelling of the same condition."""
-        return self._tree.sql()
+    def expression(self) -> pl.Expr:
+        """`holds`, by its former name."""
+        return self.holds
 
-    @property
-    def fields(self) -> frozenset[str]:
-        """The fields that the condition names."""
-        return frozenset(column.name for column in self._tree.find_all(sql.Column))
 
-    def _compile(self, node: sql.Expr) -> pl.Expr:  # noqa: PLR0911 - one return for each form
-        match node:
-            case sql.Paren():
-                return self._compile(node.this)
-            case sql.And():
-                return self._compile(node.left) & self._compile(node.right)
-            case sql.Or():
-                return self._compile(node.left) | self._compile(node.right)
-            case sql.Not():
-                return ~self._compile(node.this)
-            case sql.Is() if isinstance(node.expression, sql.Null):
-                return self._column(node.this).is_null()
-            case sql.In() if node.expressions:
-                field = self._column(node.this)
-                return self._any_of([field == self._literal(item, node.this) for item in node.expressions])
-            case sql.Column() if self._types.get(node.name) == "bool":
-                return self._column(node)
-            case sql.EQ() | sql.NEQ() | sql.LT() | sql.LTE() | sql.GT() | sql.GTE():
-                return self._comparison(node)
-        msg = (
-            f"`{node.sql()}` is not allowed in a condition. allowed are fields, literals, = <> < <= > >=, "
-            "IN (literals), IS NULL, AND, OR, NOT"
-        )
-        raise ValueError(msg)
+def _typed(given: FieldType | str) -> FieldType:
+    if isinstance(given, FieldType):
+        return given
+    return FieldType(given, GREATEST_SCALE if given == "decimal" else 0)
 
-    def _comparison(self, node: sql.Binary) -> pl.Expr:
-        compare = _COMPARISONS[type(node)]
-        if isinstance(node.left, sql.Column) and isinstance(node.right, sql.Column):
-            if self._kind(node.left) is not self._kind(node.right):
-                msg = f"`{node.sql()}` compares fields of unlike types"
-                raise ValueError(msg)
-            return compare(self._column(node.left), self._column(node.right))
-        if isinstance(node.left, sql.Column):
-            return compare(self._column(node.left), self._literal(node.right, node.left))
-        return compare(self._literal(node.left, node.right), self._column(node.right))
 
-    def _column(self, node: sql.Expr) -> pl.Expr:
-        self._kind(node)
-        return pl.col(f"f_{node.name}")
-
-    def _kind(self, node: sql.Expr) -> type:
-        if not isinstance(node, sql.Column) or node.table:
-            msg = f"`{node.sql()}` must be a field"
-            raise ValueError(msg)
-        if node.name not in self._types:
-            msg = f"unknown field `{node.name}`. the fields are: {', '.join(self._types)}"
-            raise ValueError(msg)
-        return _KINDS[self._types[node.name]]
-
-    def _literal(self, node: sql.Expr, field: sql.Expr) -> pl.Expr:
-        kind = self._kind(field)
-        value: Literal
-        if isinstance(node, sql.Literal) and node.is_string:
-            value = node.name
-        elif isinstance(node, sql.Boolean):
-            value = bool(node.this)
-        elif isinstance(node, sql.Literal):
-            value = Decimal(node.name)
-        elif isinstance(node, sql.Neg) and isinstance(node.this, sql.Literal) and not node.this.is_string:
-            value = -Decimal(node.this.name)
-        else:
-            msg = f"`{node.sql()}` must be a literal"
-            raise ValueError(msg)
-        if not isinstance(value, kind):
-            msg = f"field `{field.name}` is a {self._types[field.name]}; it cannot be compared with {node.sql()}"
-            raise ValueError(msg)
-        if isinstance(value, Decimal):
-            if self._types[field.name] == "float":
-                return pl.lit(float(value))
-            return pl.lit(int(value)) if value == int(value) else pl.lit(value)
-        return pl.lit(value)
-
-    @staticmethod
-    def _any_of(conditions: list[pl.Expr]) -> pl.Expr:
-        result = conditions[0]
-        for condition in conditions[1:]:
-            result = result | condition
-        return result
+def _fields(node: Node) -> frozenset[str]:
+    own = {str(node.value)} if node.op == "field" else set()
+    return frozenset(own.union(*map(_fields, node.parts)))

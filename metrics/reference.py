@@ -4,15 +4,15 @@ It reads the plain values of a catalog file and shares no code with what it judg
 """
 
 import json
-from collections import defaultdict
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from functools import partial
 from typing import Any
 
-import sqlglot
-import xxhash
-from sqlglot import expressions as sql
+from metrics.reference_expression import evaluate, kinds
+from metrics.reference_values import Cell, Key, duration, fold
 
 _MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _AHEAD = 5 * _MS["m"]
@@ -20,6 +20,7 @@ _LARGEST = 1_000_000
 _LATEST = 7_258_118_400_000  # 2200-01-01T00:00:00Z
 _INT64 = 2**63
 _DIGITS = 10**18
+_FLOAT = 1e100
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,6 @@ class Record:
     offset: int
     record_time: int
     value: bytes | None
-
-
-@dataclass
-class Cell:
-    """One window and its dimensions: `events` folded, `value`, and the HyperLogLog `registers` of a distinct."""
-
-    events: int = 0
-    value: Decimal | int = 0
-    registers: dict[int, int] = field(default_factory=dict)
-    members: set[str] = field(default_factory=set)
-
-
-Key = tuple[str, str, int, tuple[str, ...]]
-"""Metric, grain, start of the window in milliseconds, dimensions."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +50,11 @@ class Answer:
 
 def answer(tree: Mapping[str, Any], records: Sequence[Record]) -> Answer:
     """Folds all records of a log, each topic partition in offset order."""
-    too_late = _duration(tree.get("out_of_orderness", "10s")) + _duration(tree.get("allowed_lateness", "1h"))
+    too_late = duration(tree.get("out_of_orderness", "10s")) + duration(tree.get("allowed_lateness", "1h"))
     horizon = tree.get("dedup_horizon", 500_000)
     dispositions: dict[tuple[int, int], str] = {}
-    exact: dict[Key, Cell] = defaultdict(Cell)
-    expected: dict[Key, Cell] = defaultdict(Cell)
+    exact: list[dict[str, Any]] = []
+    counted: list[dict[str, Any]] = []
     previous: dict[tuple[int, str], tuple[int, int]] = {}
     once: set[tuple[str, int]] = set()
     for record in sorted(records, key=lambda r: (r.topic_partition, r.offset)):
@@ -86,11 +73,12 @@ def answer(tree: Mapping[str, Any], records: Sequence[Record]) -> Answer:
         else:
             dispositions[place] = "counted"
         if dispositions[place] == "counted":
-            _fold(tree, event, expected)
+            counted.append(event | {"place": place})
         if dispositions[place] != "id_conflict" and (event_id, event_time) not in once:
             once.add((event_id, event_time))
-            _fold(tree, event, exact)
-    return Answer(dispositions, dict(exact), dict(expected))
+            exact.append(event | {"place": place})
+    value = partial(evaluate, types=kinds(tree["fields"]))
+    return Answer(dispositions, fold(tree, exact, value), fold(tree, counted, value))
 
 
 def parse(tree: Mapping[str, Any], record: Record) -> dict[str, Any] | None:  # noqa: PLR0911 - a return a rule
@@ -148,7 +136,8 @@ def _typed(value: Any, option: Mapping[str, Any]) -> Any:  # noqa: ANN401, PLR09
     if kind == "int":
         return value if isinstance(value, int) and -_INT64 <= value < _INT64 else None
     if kind == "float":
-        return float(value) if isinstance(value, int | Decimal) else None
+        real = float(Decimal(value)) if isinstance(value, int | Decimal) else math.inf
+        return real + 0.0 if abs(real) <= _FLOAT else None  # turns the negative zero into the positive one
     if not isinstance(value, str | int | Decimal):
         return None
     try:
@@ -160,96 +149,3 @@ def _typed(value: Any, option: Mapping[str, Any]) -> Any:  # noqa: ANN401, PLR09
         if not number.is_finite() or abs(number) >= _DIGITS or number != (rounded := round(number, scale)):
             return None
         return rounded + 0  # turns the negative zero into the positive one
-
-
-def _fold(tree: Mapping[str, Any], event: Mapping[str, Any], cells: dict[Key, Cell]) -> None:
-    for name, metric in tree["metrics"].items():
-        if "where" in metric and _holds(sqlglot.parse_one(metric["where"]), event["fields"]) is not True:
-            continue
-        by = metric.get("by", [])
-        dimensions = tuple(_text(event["fields"][field]) for field in ([by] if isinstance(by, str) else by))
-        windows = metric["window"]
-        for window in [windows] if isinstance(windows, str) else windows:
-            size = _duration(window.split()[1])
-            cell = cells[name, window.split()[1], event["event_time"] // size * size, dimensions]
-            _add(cell, metric["agg"], event["fields"])
-
-
-def _add(cell: Cell, agg: str, fields: Mapping[str, Any]) -> None:
-    cell.events += 1
-    if agg == "count":
-        cell.value += 1
-        return
-    argument = fields[agg.partition("(")[2].rstrip(")").strip()]
-    if argument is None:
-        return
-    if agg.startswith("sum"):
-        cell.value += argument
-        return
-    text = _text(argument)
-    bits = f"{xxhash.xxh3_64_intdigest(text.encode()):064b}"
-    register, rest = int(bits[:12], 2), bits[12:]
-    rank = len(rest) - len(rest.lstrip("0")) + 1
-    cell.registers[register] = max(rank, cell.registers.get(register, 0))
-    cell.members.add(text)
-    cell.value = len(cell.members)
-
-
-def _text(value: Any) -> str:  # noqa: ANN401
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
-
-
-def _holds(node: sql.Expr, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401, PLR0911, PLR0912 - a case each
-    """A condition's value as SQL has it: True, False or None."""
-    match node:
-        case sql.Paren():
-            return _holds(node.this, fields)
-        case sql.Column():
-            return fields[node.name]
-        case sql.Literal():
-            return node.name if node.is_string else Decimal(node.name)
-        case sql.Boolean():
-            return node.this
-        case sql.Neg():
-            return -_holds(node.this, fields)
-        case sql.And():
-            sides = [_holds(node.left, fields), _holds(node.right, fields)]
-            return False if False in sides else None if None in sides else True
-        case sql.Or():
-            sides = [_holds(node.left, fields), _holds(node.right, fields)]
-            return True if True in sides else None if None in sides else False
-        case sql.Not():
-            value = _holds(node.this, fields)
-            return None if value is None else not value
-        case sql.Is():
-            return _holds(node.this, fields) is None
-        case sql.In():
-            value = _holds(node.this, fields)
-            return None if value is None else value in [_holds(item, fields) for item in node.expressions]
-    left, right = _holds(node.this, fields), _holds(node.expression, fields)
-    if left is None or right is None:
-        return None
-    match node:
-        case sql.EQ():
-            return left == right
-        case sql.NEQ():
-            return left != right
-        case sql.LT():
-            return left < right
-        case sql.LTE():
-            return left <= right
-        case sql.GT():
-            return left > right
-        case sql.GTE():
-            return left >= right
-    msg = f"the reference does not know `{node.sql()}`"
-    raise ValueError(msg)
-
-
-def _duration(text: str) -> int:
-    unit = text.lstrip("0123456789")
-    return int(text.removesuffix(unit)) * _MS[unit]

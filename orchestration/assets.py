@@ -1,4 +1,7 @@
-"""What Dagster materializes: a day's exact metrics, and their reconciliation with the speed layer."""
+"""What Dagster materializes of a source: a day's exact metrics, and their reconciliation with the speed layer.
+
+A source's assets have its name before theirs, `shop/batch_metrics`, and are a group of that name.
+"""
 
 import os
 import sys
@@ -10,12 +13,14 @@ from typing import Any
 import dagster as dg
 
 from infra.settings import Settings
-from metrics.catalog import Catalog
+from orchestration.sources import SourceFile
 from reconciliation.reconcile import reconcile
 from reconciliation.report import write_report
 from reconciliation.result import PartitionReconciliation
 
-GROUP = "lockstep"
+MADE = ("batch_metrics", "reconciliation", "certificates")
+"""What a run for a day makes, in this order; names without that of the source."""
+
 RESIDUAL_CHECK = "residual_is_zero"
 CERTIFIED_CHECK = "evidence_closes"
 
@@ -25,61 +30,67 @@ def days_of(settings: Settings) -> dg.DailyPartitionsDefinition:
     return dg.DailyPartitionsDefinition(start_date=settings.first_day.isoformat(), timezone="UTC")
 
 
-def assets(settings: Settings, catalog: Catalog, catalog_path: Path) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+def asset_key(source: str, name: str) -> dg.AssetKey:
+    """The key of a source's asset."""
+    return dg.AssetKey([source, name])
+
+
+def assets(settings: Settings, source: SourceFile) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The event log as Dagster sees it, the batch layer's metrics, and what reconciliation makes of them.
 
     A range of days is one Dagster run and one Spark run: starting Spark costs as much as several days of events.
     """
     days = days_of(settings)
     log = dg.AssetSpec(
-        "event_log",
-        group_name=GROUP,
+        asset_key(source.name, "event_log"),
+        group_name=source.name,
         kinds={"kafka"},
-        description=f"Every event of `{catalog.source}`, in topic `{catalog.topic}`. Both layers read it.",
-        metadata={"topic": catalog.topic, "brokers": settings.bootstrap},
+        description=f"Every event of `{source.name}`, in topic `{source.catalog.topic}`. Both layers read it.",
+        metadata={"topic": source.catalog.topic, "brokers": settings.bootstrap},
     )
-    return [log, _batch_metrics(settings, catalog, catalog_path, days), _reconciled(settings, catalog, days)]
+    return [log, _batch_metrics(settings, source, days), _reconciled(settings, source, days)]
 
 
-def _batch_metrics(
-    settings: Settings, catalog: Catalog, catalog_path: Path, days: dg.DailyPartitionsDefinition
-) -> dg.AssetsDefinition:
+def _batch_metrics(settings: Settings, source: SourceFile, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
         name="batch_metrics",
-        deps=["event_log"],
-        group_name=GROUP,
+        key_prefix=source.name,
+        deps=[asset_key(source.name, "event_log")],
+        group_name=source.name,
         kinds={"pyspark", "clickhouse"},
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        description=f"Exact values of the metrics {', '.join(metric.name for metric in catalog.metrics)}, per day.",
+        description=f"Exact values per day of {', '.join(metric.name for metric in source.catalog.shown)}.",
     )
     def batch_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         """Run Spark outside this process, by the command that a cluster would be given too."""
         first, last = context.partition_keys[0], context.partition_keys[-1]
         # `--from` and `--to` include both days; Dagster runs a range that has gaps as several runs.
-        command = [sys.executable, "-m", "batch_layer", "--catalog", str(catalog_path), "--from", first, "--to", last]
+        command = [sys.executable, "-m", "batch_layer", "--catalog", str(source.path), "--from", first, "--to", last]
         client = dg.PipesSubprocessClient(env={**os.environ, **settings.environ()})
         return client.run(context=context, command=command).get_materialize_result()
 
     return batch_metrics
 
 
-def _reconciled(settings: Settings, catalog: Catalog, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+def _reconciled(settings: Settings, source: SourceFile, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
+    exact, compared, certified = (asset_key(source.name, name) for name in MADE)
+
     @dg.multi_asset(
-        name="reconcile",
-        group_name=GROUP,
+        name=f"{source.name}__reconcile",
+        group_name=source.name,
         partitions_def=days,
         backfill_policy=dg.BackfillPolicy.single_run(),
         specs=[
             dg.AssetSpec(
-                "reconciliation",
-                deps=["batch_metrics"],
+                compared,
+                deps=[exact],
                 kinds={"clickhouse"},
                 description="Speed, expected speed and exact values compared, every difference by cause; the report.",
             ),
             dg.AssetSpec(
-                "certificates",
-                deps=["batch_metrics"],
+                certified,
+                deps=[exact],
                 kinds={"clickhouse"},
                 description="Whether a day's exact values may be relied upon. The views serve them from then on.",
             ),
@@ -87,13 +98,13 @@ def _reconciled(settings: Settings, catalog: Catalog, days: dg.DailyPartitionsDe
         check_specs=[
             dg.AssetCheckSpec(
                 RESIDUAL_CHECK,
-                asset="reconciliation",
+                asset=compared,
                 partitions_def=days,
                 description="The speed layer published exactly what the log says that it had to.",
             ),
             dg.AssetCheckSpec(
                 CERTIFIED_CHECK,
-                asset="certificates",
+                asset=certified,
                 partitions_def=days,
                 description="The batch run read all of its offsets, and its counts close.",
             ),
@@ -101,29 +112,28 @@ def _reconciled(settings: Settings, catalog: Catalog, days: dg.DailyPartitionsDe
     )
     def reconciled(context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
         wanted = [date.fromisoformat(key) for key in context.partition_keys]
-        results = reconcile(settings, catalog, wanted)
+        results = reconcile(settings, source.catalog, wanted)
         for result in results:
-            key = result.partition.isoformat()
-            report = write_report(settings, catalog, result.partition, results=[result])
-            context.add_asset_metadata(
-                reconciliation_metadata(result, report.html), asset_key="reconciliation", partition_key=key
-            )
-            context.add_asset_metadata(certificate_metadata(result), asset_key="certificates", partition_key=key)
-        yield dg.MaterializeResult(asset_key="reconciliation")
-        yield dg.MaterializeResult(asset_key="certificates")
-        yield from checks(results)
+            day = result.partition.isoformat()
+            report = write_report(settings, source.catalog, result.partition, results=[result])
+            shown = reconciliation_metadata(result, report.html)
+            context.add_asset_metadata(shown, asset_key=compared, partition_key=day)
+            context.add_asset_metadata(certificate_metadata(result), asset_key=certified, partition_key=day)
+        yield dg.MaterializeResult(asset_key=compared)
+        yield dg.MaterializeResult(asset_key=certified)
+        yield from checks(source.name, results)
 
     return reconciled
 
 
-def checks(results: Sequence[PartitionReconciliation]) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
+def checks(source: str, results: Sequence[PartitionReconciliation]) -> tuple[dg.AssetCheckResult, dg.AssetCheckResult]:
     """The verdict on the days of a run: on the speed layer, and on the batch run itself."""
     wrong = {each.partition.isoformat(): each.residual for each in results if each.residual}
     waiting = [each.partition.isoformat() for each in results if each.causes.get("not_yet_closed")]
     uncertified = {each.partition.isoformat(): each.message for each in results if not each.certified}
     return (
         dg.AssetCheckResult(
-            asset_key="reconciliation",
+            asset_key=asset_key(source, "reconciliation"),
             check_name=RESIDUAL_CHECK,
             passed=not wrong and not waiting,
             # A speed layer that is still reading is no defect: the check passes once it has caught up.
@@ -131,7 +141,7 @@ def checks(results: Sequence[PartitionReconciliation]) -> tuple[dg.AssetCheckRes
             metadata={"residual_by_day": wrong, "days_not_yet_closed": waiting},
         ),
         dg.AssetCheckResult(
-            asset_key="certificates",
+            asset_key=asset_key(source, "certificates"),
             check_name=CERTIFIED_CHECK,
             passed=not uncertified,
             metadata={"not_certified": uncertified},

@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 
 from infra.settings import Settings
-from orchestration.dagster_home import JOB, LOCATION
+from orchestration.dagster_home import LOCATION, job_of
 
 ASSETS = ("batch_metrics", "reconciliation", "certificates")
 _REPOSITORY = "__repository__"
@@ -89,8 +89,8 @@ class DagsterClient:
     def __init__(self, settings: Settings) -> None:
         self.address = f"http://{settings.host}:{settings.dagster_port}"
 
-    def launch(self, first: date, last: date, assets: Sequence[str] = ASSETS) -> str:
-        """Start one run over the days from the first to the last, both included; returns its id.
+    def launch(self, source: str, first: date, last: date, assets: Sequence[str] = ASSETS) -> str:
+        """Start one run over the days of a source from the first to the last, both included; returns its id.
 
         Raises:
             DagsterError: Dagster did not take it.
@@ -100,26 +100,26 @@ class DagsterClient:
             "selector": {
                 "repositoryLocationName": LOCATION,
                 "repositoryName": _REPOSITORY,
-                "pipelineName": JOB,
-                "assetSelection": [{"path": [name]} for name in assets],
+                "pipelineName": job_of(source),
+                "assetSelection": [{"path": [source, name]} for name in assets],
                 "assetCheckSelection": None,
             },
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
         answer = self.query(_LAUNCH, {"params": params})["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
-            msg = f"Dagster did not start {first} to {last}: {_messages(answer)}"
+            msg = f"Dagster did not start {first} to {last} of `{source}`: {_messages(answer)}"
             raise DagsterError(msg)
         return str(answer["run"]["runId"])
 
-    def backfill(self, days: Sequence[date], assets: Sequence[str] = ASSETS) -> str:
-        """Start a backfill as the page's button does; returns its id. The daemon makes one run of a range.
+    def backfill(self, source: str, days: Sequence[date], assets: Sequence[str] = ASSETS) -> str:
+        """Start a backfill of a source as the page's button does; returns its id. The daemon makes one run of a range.
 
         Raises:
             DagsterError: Dagster did not take it.
         """
         params = {
-            "assetSelection": [{"path": [name]} for name in assets],
+            "assetSelection": [{"path": [source, name]} for name in assets],
             "partitionNames": [str(day) for day in days],
         }
         answer = self.query(_BACKFILL, {"params": params})["launchPartitionBackfill"]

@@ -5,7 +5,6 @@ from pathlib import Path
 from infra.settings import Settings
 
 LOCATION = "lockstep"
-JOB = "close_days"
 WORKSPACE = "workspace.yaml"
 
 _INSTANCE = """\
@@ -23,6 +22,11 @@ run_monitoring:
   enabled: true
   start_timeout_seconds: 180
 """
+
+
+def job_of(source: str) -> str:
+    """The job that closes days of a source."""
+    return f"{source}_close_days"
 
 
 def path(settings: Settings) -> Path:

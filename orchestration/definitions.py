@@ -1,4 +1,4 @@
-"""The Dagster code location: what `dagster` loads. The catalog is the one that `LOCKSTEP_CATALOG` names."""
+"""The Dagster code location: what `dagster` loads. Its sources are those that `LOCKSTEP_CATALOG` names."""
 
 import os
 import warnings
@@ -6,36 +6,37 @@ from pathlib import Path
 
 import dagster as dg
 
-from infra.catalog_file import load_catalog
 from infra.settings import load_settings
 from orchestration.assets import assets
 from orchestration.schedules import close_days, nightly
+from orchestration.sources import DEMO_CATALOGS, load_sources
 
 CATALOG_VARIABLE = "LOCKSTEP_CATALOG"
-DEMO_CATALOG = Path(__file__).resolve().parent / "catalogs" / "shop.yaml"
 
 
 def definitions(catalog_path: Path) -> dg.Definitions:
-    """Assets, checks, job and schedule for one catalog.
+    """Assets, checks, a job and a schedule for each source of a catalog file or directory.
+
+    Sources share nothing but the code location: one that cannot be computed holds up no other.
 
     Raises:
-        CatalogError: The catalog breaks a rule.
+        CatalogError: A catalog breaks a rule.
         SettingsError: A `LOCKSTEP_` variable is wrong.
     """
     settings = load_settings()
-    catalog = load_catalog(catalog_path)
-    job = close_days()
+    sources = load_sources(catalog_path)
+    jobs = {source.name: close_days(source.name) for source in sources}
     with warnings.catch_warnings():
         # Two parameters may still change in a later Dagster; requirements.lock pins this one.
         warnings.simplefilter("ignore", (dg.BetaWarning, dg.PreviewWarning))
-        defined = assets(settings, catalog, catalog_path)
+        defined = [asset for source in sources for asset in assets(settings, source)]
     return dg.Definitions(
         assets=defined,
-        jobs=[job],
-        schedules=[nightly(catalog, job)],
+        jobs=list(jobs.values()),
+        schedules=[nightly(source.catalog, jobs[source.name]) for source in sources],
         # Two steps that wait for each other need no process of their own each.
         executor=dg.in_process_executor,
     )
 
 
-defs = definitions(Path(os.environ.get(CATALOG_VARIABLE) or DEMO_CATALOG).absolute())
+defs = definitions(Path(os.environ.get(CATALOG_VARIABLE) or DEMO_CATALOGS).absolute())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import msgspec
 import xxhash
 
 from metrics.catalog import Catalog
+from metrics.event import DeadLetterError
 from orchestration.external_sort import Row
 from orchestration.row_files import IngestError, Line, Rejected, RowFile
 
@@ -43,13 +44,22 @@ class EventMaker:
         file: its columns are checked.
         now: milliseconds since the epoch; nothing can have arrived after it.
         arrival: column of the arrival; None: the event time is the arrival.
+        encode: makes an event in JSON one of the catalog's format; None: it is JSON.
 
     Raises:
         IngestError: the file lacks a column.
     """
 
-    def __init__(self, catalog: Catalog, file: RowFile, now: int, arrival: str | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        file: RowFile,
+        now: int,
+        arrival: str | None = None,
+        encode: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._catalog = catalog
+        self._encode = encode
         self._arrival = arrival
         self._latest = now + _CLOCKS_DIFFER_MS
         self._raw_json = file.format == "ndjson"
@@ -84,7 +94,8 @@ class EventMaker:
     def make(self, line: Line) -> Row | Rejected:
         """The event of a row, or why there is none: its time cannot be read, or it is not UTF-8.
 
-        A value that is not of its field's type goes into the event as it stands, for the layers to judge.
+        A value that is not of its field's type goes into the event as it stands, for the layers to judge; where the
+        format has no place for it, there is no event.
         """
         catalog = self._catalog
         values = dict(line.values)
@@ -101,6 +112,11 @@ class EventMaker:
             event_id, value = self._identified(values)
         except (UnicodeEncodeError, TypeError) as error:
             return Rejected(line.number, f"a row must be UTF-8 text; {error}", self._text(line.values))
+        if self._encode is not None:
+            try:
+                value = self._encode(value)
+            except DeadLetterError as error:
+                return Rejected(line.number, error.detail, self._text(line.values))
         key = event_id if catalog.key == catalog.event_id else self._key(values)
         if key is None:  # copies of an event must share a partition, key or not
             return Row(at, line.number, None, value, xxhash.xxh3_64_intdigest(event_id) % catalog.topic_partitions)

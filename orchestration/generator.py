@@ -1,4 +1,4 @@
-"""`lockstep generate`: the shop's events into the log, history first, then live, and the truth about them."""
+"""`lockstep generate`: a source's events into the log, history first, then live, and the truth about them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,10 @@ import xxhash
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from orchestration.ground_truth import GroundTruth
+from orchestration.happenings import DAY_MS, Records
 from orchestration.produce import ByTime, LogWriter, Outgoing, ensure_event_topic
-from orchestration.shop import DAY_MS
-from orchestration.traffic import (
-    SPAN_RECORDS,
-    Disturbances,
-    Limits,
-    Records,
-    ShopEvent,
-    Span,
-    Traffic,
-    TrafficError,
-    messages,
-)
+from orchestration.traffic import SPAN_RECORDS, Disturbances, Limits, Span, Traffic, TrafficError, messages
+from orchestration.worlds import kind_of
 
 _SHARES = {"late": 0.002, "duplicates": 0.005, "out_of_order": 0.02, "bad": 0.001}
 _SMALLEST_DISTURBED = 100  # a span with fewer records holds normal ones only
@@ -54,7 +45,7 @@ class GenerateOptions:
         bad: records that are no events, of four kinds; None: 0.1 %.
         oversized: records with 1 MB of payload.
         id_conflicts: other events under a used id.
-        users: users of the shop; None: one per 40 records, at least 50.
+        users: users of the shop, or devices; None: as many as suit the records.
         now: end of the history; None: the clock's.
     """
 
@@ -123,7 +114,7 @@ class Generation:
     """The pure half: plans spans, makes their records and counts the truth.
 
     Args:
-        catalog: must describe the shop's events.
+        catalog: describes the events of the shop, or of the devices.
         options: what to make.
         now: milliseconds since the epoch at which the history ends.
 
@@ -132,7 +123,7 @@ class Generation:
     """
 
     def __init__(self, catalog: Catalog, options: GenerateOptions, now: int) -> None:
-        _check_catalog(catalog)
+        world = kind_of(catalog)
         self._options = options
         self._now = now
         limits = Limits(
@@ -140,12 +131,12 @@ class Generation:
         )
         self.days = closed_days(now, limits, options.days)
         self.floor = self.days[0] * DAY_MS if self.days else now // DAY_MS * DAY_MS
-        users = options.users or max(50, (options.events + options.live_events) // 40)
+        users = options.users or world.actors(options.events + options.live_events)
         text = json.dumps([asdict(replace(options, now=None)), now, catalog.topic], sort_keys=True)
         self.run = xxhash.xxh3_64_hexdigest(text.encode())[:10]
-        self._traffic = Traffic(options.seed, limits, self.floor, users, self.run)
+        self._traffic = Traffic(options.seed, limits, self.floor, lambda rng: world.make(rng, users))
         self._today = now // DAY_MS * DAY_MS
-        self.truth = GroundTruth(self.run)
+        self.truth = GroundTruth(self.run, self._traffic.world.answers())
         self._history, self._live = self._divide(limits)
 
     def history(self) -> Iterator[Records]:
@@ -160,15 +151,15 @@ class Generation:
             records = self._traffic.records(span, part.disturbances, late_floor=self._today)
             first, last = span.start, span.end
             for step in range(first, last, _LIVE_STEP_MS):
-                wanted = (records.at >= step) & (records.at < step + _LIVE_STEP_MS)
-                if wanted.any():
-                    yield records.rows(wanted)
+                begin, end = np.searchsorted(records.at, [step, step + _LIVE_STEP_MS])
+                if begin < end:
+                    yield records.rows(np.arange(begin, end))
 
     def outgoing(self, records: Records) -> Iterator[Outgoing]:
         """The records as they are to be written; the truth takes note of them."""
         numbered = self.truth.exceptions
         uncounted = {index: numbered + n for n, index in enumerate(self.truth.add(records))}
-        for index, (key, value, at) in enumerate(messages(records, self.run)):
+        for index, (key, value, at) in enumerate(messages(records, self.run, self._traffic.world)):
             exception = uncounted.get(index)
             yield Outgoing(key, value, at, placed=None if exception is None else self._placed(exception))
 
@@ -230,18 +221,18 @@ def generate(
     progress: Progress | None = None,
     clock: Callable[[], float] = time.time,
 ) -> GenerateResult:
-    """Write the shop's history to the catalog's topic, then go on live.
+    """Write a source's history to the catalog's topic, then go on live.
 
     Args:
         settings: where the broker is.
-        catalog: the shop's; its topic is created if it is missing.
+        catalog: of the shop or of the devices; its topic is created if it is missing.
         options: what to make.
         truth_file: gets the ground truth (JSON) at the end.
         progress: told of records sent.
         clock: seconds since the epoch.
 
     Raises:
-        TrafficError: the catalog is not the shop's, or there is no room for what is asked for.
+        TrafficError: the catalog is of other events, or there is no room for what is asked for.
         ProduceError: the log cannot be written to.
     """
     begun = clock()
@@ -268,29 +259,6 @@ def generate(
 
 def _told(progress: Progress | None, phase: str, total: int) -> Callable[[int], None] | None:
     return None if progress is None else lambda count: progress(phase, count, total)
-
-
-def _check_catalog(catalog: Catalog) -> None:
-    made = set(ShopEvent.__struct_fields__)
-    wanted = {catalog.event_id, catalog.event_time_field, *catalog.fields} - {
-        name for name, each in catalog.fields.items() if not each.required
-    }
-    missing = sorted(wanted - made)
-    if missing:
-        message = (
-            f"the generator makes events with the fields {', '.join(sorted(made))}; the catalog of source "
-            f"`{catalog.source}` needs `{missing[0]}`. use the demo's catalog, or `lockstep ingest` for your own events"
-        )
-        raise TrafficError(message)
-    same: dict[str, tuple[str | None, str]] = {
-        "event_id": (catalog.event_id, "event_id"),
-        "event_time": (catalog.event_time_field, "ts"),
-    }
-    same |= {"unit": (catalog.event_time_unit, "ms"), "key": (catalog.key, "user_id")}
-    for name, (got, expected) in same.items():
-        if got != expected:
-            message = f"the generator needs a catalog with `{name}` `{expected}`; got `{got}`. use the demo's catalog"
-            raise TrafficError(message)
 
 
 def _spans(start: int, end: int, records: int) -> list[Span]:

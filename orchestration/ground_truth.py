@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestration.shop import COUNTRIES, DAY_MS, EVENT_TYPES, PURCHASE
-from orchestration.traffic import BAD_KINDS, Kind, Records, decimal_text, event_id
+from orchestration.happenings import DAY_MS, Answers, Records
+from orchestration.traffic import BAD_KINDS, Kind, event_id
 
 DISPOSITION = {
     Kind.NORMAL: "counted",
@@ -22,46 +22,17 @@ DISPOSITION = {
     Kind.DUPLICATE: "duplicate",
     Kind.ID_CONFLICT: "id_conflict",
 } | dict.fromkeys((*BAD_KINDS, Kind.TOO_LARGE), "dead_letter")
+_READINGS = {"exact": True, "counted": False}
 DISPOSITIONS = ("counted", "late", "duplicate", "id_conflict", "dead_letter")
 
 
 @dataclass
-class _Answers:
-    """Values over some of the events of a day, or of all days."""
-
-    events: int = 0
-    by_type: Counter[str] = field(default_factory=Counter)
-    cents_by_country: Counter[str] = field(default_factory=Counter)
-    users: set[int] = field(default_factory=set)
-
-    def add(self, records: Records) -> None:
-        self.events += len(records)
-        for number, count in enumerate(np.bincount(records.event_type, minlength=len(EVENT_TYPES)).tolist()):
-            if count:
-                self.by_type[EVENT_TYPES[number]] += count
-        bought = records.rows(records.event_type == PURCHASE)
-        for country in np.unique(bought.country).tolist():
-            self.cents_by_country[COUNTRIES[country]] += int(bought.cents[bought.country == country].sum())
-        self.users.update(np.unique(records.user).tolist())
-
-    def document(self) -> dict[str, Any]:
-        return {
-            "events": self.events,
-            "events_by_type": dict(sorted(self.by_type.items())),
-            "revenue_by_country": {name: decimal_text(cents) for name, cents in sorted(self.cents_by_country.items())},
-            "distinct_users": len(self.users),
-        }
-
-
-@dataclass
 class _Part:
-    """The counts of a day, or of all days."""
+    """The records of a day, or of all days, by what was done to them."""
 
     kinds: Counter[Kind] = field(default_factory=Counter)
-    exact: _Answers = field(default_factory=_Answers)
-    counted: _Answers = field(default_factory=_Answers)
 
-    def document(self) -> dict[str, Any]:
+    def document(self, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
         dispositions = dict.fromkeys(DISPOSITIONS, 0)
         for kind, count in self.kinds.items():
             dispositions[DISPOSITION[kind]] += count
@@ -69,8 +40,7 @@ class _Part:
             "records": sum(self.kinds.values()),
             "dispositions": dispositions,
             "kinds": {kind.name.lower(): self.kinds[kind] for kind in Kind},
-            "exact": self.exact.document(),
-            "counted": self.counted.document(),
+            **answers,
         }
 
 
@@ -81,8 +51,9 @@ class GroundTruth:
     the values over every well-formed event once, late ones included; `counted` those without the late ones.
     """
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, answers: Answers) -> None:
         self._run = run
+        self._answers = answers
         self._total = _Part()
         self._days: defaultdict[int, _Part] = defaultdict(_Part)
         self._exceptions: list[dict[str, Any]] = []
@@ -95,7 +66,6 @@ class GroundTruth:
         kind = records.kind
         bad = np.isin(kind, [int(mark) for mark, name in DISPOSITION.items() if name == "dead_letter"])
         counted = (kind == Kind.NORMAL) | (kind == Kind.OUT_OF_ORDER)
-        exact = counted | (kind == Kind.LATE)
         day = np.where(bad, records.at, records.event_time) // DAY_MS
         for number in np.unique(day).tolist():
             today = day == number
@@ -103,10 +73,8 @@ class GroundTruth:
             for mark, count in enumerate(np.bincount(kind[today], minlength=len(Kind)).tolist()):
                 part.kinds[Kind(mark)] += count
                 self._total.kinds[Kind(mark)] += count
-            for answers, wanted in (("exact", exact), ("counted", counted)):
-                rows = records.rows(today & wanted)
-                getattr(part, answers).add(rows)
-                getattr(self._total, answers).add(rows)
+        exact = np.flatnonzero(counted | (kind == Kind.LATE))
+        self._answers.add(records.rows(exact), kind[exact] == Kind.LATE)
         uncounted: list[int] = np.flatnonzero(~counted).tolist()
         for index in uncounted:
             mark = Kind(int(kind[index]))
@@ -137,9 +105,15 @@ class GroundTruth:
 
     def document(self) -> dict[str, Any]:
         """The truth as plain values: `total`, `by_day` (keys `YYYY-MM-DD`) and `exceptions`; times in ms."""
+        days = sorted(self._days)
+        total = {name: self._answers.total(with_late=with_late) for name, with_late in _READINGS.items()}
+        daily = {name: self._answers.by_day(days, with_late=with_late) for name, with_late in _READINGS.items()}
         return {
-            "total": self._total.document(),
-            "by_day": {_day_text(day): self._days[day].document() for day in sorted(self._days)},
+            "total": self._total.document(total),
+            "by_day": {
+                _day_text(day): self._days[day].document({name: answers[day] for name, answers in daily.items()})
+                for day in days
+            },
             "exceptions": self._exceptions,
         }
 

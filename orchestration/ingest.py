@@ -10,6 +10,7 @@ from typing import IO
 
 import msgspec
 
+from infra.avro_writer import AvroWriter
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from orchestration.event_maker import EventMaker
@@ -113,9 +114,13 @@ def ingest(  # noqa: PLR0913 - two of them are a clock and a listener
 
     Rows are written in order of arrival, ties in the file's order, and the arrival is the record's timestamp. A row
     without a readable time, or that is no row at all, is rejected: it goes to `rejects/` in the data directory with
-    its line and the reason. Whatever else is wrong with it is for the layers to judge, in the dead-letter topic.
+    its line and the reason. Whatever else is wrong with it is for the layers to judge, in the dead-letter topic; but
+    a value that an Avro schema has no place for can only be rejected.
 
     Raises:
+        AvroNameError: the catalog's format is avro, and a field's name is none in Avro.
+        SchemaRefusedError: the schema registry holds a schema that the catalog's fields do not follow.
+        RegistryUnavailableError: no schema registry answers.
         IngestError: the file is missing, empty or damaged, or lacks a column.
         ProduceError: the log cannot be written to.
         KafkaUnavailableError: no broker answers.
@@ -124,7 +129,8 @@ def ingest(  # noqa: PLR0913 - two of them are a clock and a listener
     begun = clock()
     rejects = Rejects(settings.data_dir / "rejects" / f"{catalog.source}-{file.name}.ndjson")
     with RowFile(file) as source:
-        maker = EventMaker(catalog, source, round(begun * 1000), options.arrival)
+        encode = None if catalog.format == "json" else AvroWriter(settings, catalog)
+        maker = EventMaker(catalog, source, round(begun * 1000), options.arrival, encode)
         ensure_event_topic(settings, catalog.topic, catalog.topic_partitions, round(begun * 1000), clock)
         try:
             rows = _made(source, maker, rejects, progress)

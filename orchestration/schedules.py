@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from metrics.catalog import Catalog
-from orchestration.dagster_home import JOB
+from orchestration.assets import MADE, asset_key
+from orchestration.dagster_home import job_of
 
 if TYPE_CHECKING:  # Dagster gives these two no public name
     from dagster._core.definitions.partitions.partitioned_schedule import UnresolvedPartitionedAssetScheduleDefinition
@@ -18,27 +19,27 @@ _MARGIN = timedelta(minutes=15)
 _LONGEST = timedelta(hours=23, minutes=59)
 
 
-def close_days() -> UnresolvedAssetJobDefinition:
-    """The job that closes a day, or a range of days: batch run, reconciliation, certificate."""
+def close_days(source: str) -> UnresolvedAssetJobDefinition:
+    """The job that closes a day of a source, or a range of days: batch run, reconciliation, certificate."""
     return dg.define_asset_job(
-        JOB,
-        selection=dg.AssetSelection.assets("batch_metrics", "reconciliation", "certificates"),
-        description="Recompute days exactly from the log, compare them with the speed layer, certify them.",
+        job_of(source),
+        selection=dg.AssetSelection.assets(*(asset_key(source, name) for name in MADE)),
+        description=f"Recompute days of `{source}` exactly, compare them with the speed layer, certify them.",
     )
 
 
 def nightly(
     catalog: Catalog, job: UnresolvedAssetJobDefinition
 ) -> UnresolvedPartitionedAssetScheduleDefinition | dg.ScheduleDefinition:
-    """Close yesterday once nothing that counts can reach it any more."""
+    """Close a source's yesterday once nothing that counts can reach it any more."""
     hour, minute = closing_time(catalog)
     return dg.build_schedule_from_partitioned_job(
         job,
-        name="nightly",
+        name=f"{catalog.source}_nightly",
         hour_of_day=hour,
         minute_of_hour=minute,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Closes yesterday at {hour:02}:{minute:02} UTC, when its lateness has passed.",
+        description=f"Closes yesterday of `{catalog.source}` at {hour:02}:{minute:02} UTC; its lateness has passed.",
     )
 
 

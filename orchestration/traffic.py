@@ -1,19 +1,18 @@
-"""What reaches the log: the shop's events with known numbers of late, repeated, out-of-order and bad ones among them.
+"""What reaches the log: a source's events with known numbers of late, repeated, out-of-order and bad ones among them.
 
 Pure: a plan, a seed and a clock reading give the same records, in the order and with the times in which they are sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from orchestration.shop import COUNTRIES, DAY_MS, EVENT_TYPES, Ints, Shop, Visits, page_name
+from orchestration.happenings import DAY_MS, Flags, Happenings, Ints, Records, World, joined
 
 SPAN_RECORDS = 250_000  # made at once, so that memory is bounded whatever the number of events
 FUTURE_MS = DAY_MS  # a clock that runs a day ahead
@@ -94,52 +93,6 @@ class Span:
     even: bool = False
 
 
-@dataclass(frozen=True)
-class Records:
-    """Records in the order in which they are sent; one row each.
-
-    Attributes:
-        at: record timestamp, milliseconds since the epoch, ascending.
-        event_time: milliseconds since the epoch; what the event would say, were it readable.
-        kind: a `Kind`.
-        number: number of the event; a duplicate has its original's.
-        event_type: index into `EVENT_TYPES`.
-        user: number of the user.
-        country: index into `COUNTRIES`.
-        page: as in `Visits`.
-        cents: as in `Visits`.
-    """
-
-    at: Ints
-    event_time: Ints
-    kind: Ints
-    number: Ints
-    event_type: Ints
-    user: Ints
-    country: Ints
-    page: Ints
-    cents: Ints
-
-    def __len__(self) -> int:
-        return len(self.at)
-
-    def rows(self, index: NDArray[np.generic]) -> Records:
-        """The rows at an index or under a mask."""
-        return Records(*(getattr(self, name)[index] for name in Records.__dataclass_fields__))
-
-
-class ShopEvent(msgspec.Struct):
-    """One event as it is written to the log."""
-
-    event_id: str
-    ts: int
-    event_type: str
-    user_id: str
-    country: str
-    page: str
-    amount: str
-
-
 @dataclass
 class Traffic:
     """Makes the records of one span after another.
@@ -148,21 +101,19 @@ class Traffic:
         seed: the same seed, limits and spans give the same records.
         limits: the catalog's.
         floor: no event time lies before this, milliseconds since the epoch.
-        users: number of users of the shop.
-        run: prefix of every event id, unlike for unlike runs.
+        make_world: makes the source of the events; draws from the same numbers.
     """
 
     seed: int
     limits: Limits
     floor: int
-    users: int
-    run: str
+    make_world: Callable[[np.random.Generator], World]
     _made: int = field(default=0, init=False)
     _bad: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(self.seed)
-        self._shop = Shop(self._rng, self.users)
+        self.world = self.make_world(self._rng)
 
     def records(self, span: Span, disturbances: Disturbances, late_floor: int | None = None) -> Records:
         """The records of a span, exactly as many of each kind as asked for.
@@ -177,20 +128,20 @@ class Traffic:
         """
         rng = self._rng
         again = disturbances.duplicates + disturbances.id_conflicts
-        visits = self._shop.visits(rng, span.start, span.end, span.records - again)
+        found = self.world.happenings(rng, span.start, span.end, span.records - again)
         if span.even:
-            visits = _evenly(visits, span)
+            found = _evenly(found, span)
         floor = self.floor if late_floor is None else late_floor
-        at = visits.at
+        at, free = found.at, ~found.kept
         kind = np.full(len(at), Kind.NORMAL, dtype=np.int64)
-        _mark(rng, kind, at - floor > self.limits.late_after + _MINUTE_MS, Kind.LATE, disturbances.late)
+        _mark(rng, kind, free & (at - floor > self.limits.late_after + _MINUTE_MS), Kind.LATE, disturbances.late)
         shortest, longest = self.limits.out_of_orderness + 1, self.limits.late_after
-        _mark(rng, kind, at - floor > shortest, Kind.OUT_OF_ORDER, disturbances.out_of_order)
+        _mark(rng, kind, free & (at - floor > shortest), Kind.OUT_OF_ORDER, disturbances.out_of_order)
         turns = (self._bad + np.arange(disturbances.bad)) % len(BAD_KINDS)
         self._bad += disturbances.bad
         for bad, share in zip(BAD_KINDS, np.bincount(turns, minlength=len(BAD_KINDS)).tolist(), strict=True):
-            _mark(rng, kind, np.ones(len(at), dtype=np.bool_), bad, share)
-        _mark(rng, kind, np.ones(len(at), dtype=np.bool_), Kind.TOO_LARGE, disturbances.oversized)
+            _mark(rng, kind, free, bad, share)
+        _mark(rng, kind, free, Kind.TOO_LARGE, disturbances.oversized)
 
         delay = (rng.random(len(at)) * min(500, self.limits.out_of_orderness // 4)).astype(np.int64)
         room = at - floor
@@ -203,11 +154,7 @@ class Traffic:
         event_time = np.maximum(at - delay, self.floor)
         number = self._made + np.arange(len(at))
         self._made += len(at)
-        made = Records(
-            at, event_time, kind, number, visits.event_type, visits.user, self._shop.country[visits.user],
-            visits.page, visits.cents,
-        )  # fmt: skip
-        return self._repeated(made, disturbances, span)
+        return self._repeated(Records(at, event_time, kind, number, found.columns), disturbances, span)
 
     def _repeated(self, made: Records, disturbances: Disturbances, span: Span) -> Records:
         """Some records a second time: as they were, or as another event under the same id."""
@@ -230,7 +177,11 @@ class Traffic:
         event_time = np.where((kind == Kind.ID_CONFLICT) & (at == copy.event_time), at + 1, event_time)
         copy = replace(copy, at=at, kind=kind, event_time=event_time)
         both = Records(
-            *(np.concatenate([getattr(made, name), getattr(copy, name)]) for name in Records.__dataclass_fields__)
+            at=np.concatenate([made.at, copy.at]),
+            event_time=np.concatenate([made.event_time, copy.event_time]),
+            kind=np.concatenate([made.kind, copy.kind]),
+            number=np.concatenate([made.number, copy.number]),
+            columns=joined([made.columns, copy.columns]),
         )
         return both.rows(np.argsort(both.at, kind="stable"))
 
@@ -240,52 +191,34 @@ def event_id(run: str, number: int) -> str:
     return f"{run}-{number:08x}"
 
 
-def user_id(user: int) -> str:
-    """The id of a user by number."""
-    return f"u{user:06d}"
-
-
-def decimal_text(cents: int) -> str:
-    """An amount as exact text."""
-    return f"{cents // 100}.{cents % 100:02d}"
-
-
-def messages(records: Records, run: str) -> Iterator[tuple[bytes, bytes, int]]:
+def messages(records: Records, run: str, world: World) -> Iterator[tuple[bytes, bytes, int]]:
     """Key, value and record timestamp (milliseconds) of each record, in order."""
     encoder = msgspec.json.Encoder()
-    columns = (
-        records.at.tolist(), records.event_time.tolist(), records.kind.tolist(), records.number.tolist(),
-        records.event_type.tolist(), records.user.tolist(), records.country.tolist(), records.page.tolist(),
-        records.cents.tolist(),
-    )  # fmt: skip
-    for at, event_time, kind, number, event_type, user, country, page, cents in zip(*columns, strict=True):
-        key = user_id(user)
-        event = ShopEvent(
-            event_id(run, number), event_time, EVENT_TYPES[event_type], key, COUNTRIES[country], page_name(page),
-            decimal_text(cents) if cents else "0.00",
-        )  # fmt: skip
+    ids = (event_id(run, number) for number in records.number.tolist())
+    rows = zip(world.events(records, ids), records.at.tolist(), records.kind.tolist(), strict=True)
+    for (key, event), at, kind in rows:
         value = encoder.encode(event)
         if kind in _SPOIL:
-            value = _SPOIL[kind](value, event)
-        yield key.encode(), value, at
+            value = _SPOIL[kind](value, world)
+        yield key, value, at
 
 
-def _cut(value: bytes, _: ShopEvent) -> bytes:
+def _cut(value: bytes, _: World) -> bytes:
     return value[: len(value) // 2]
 
 
-def _without_time(_: bytes, event: ShopEvent) -> bytes:
-    fields = msgspec.to_builtins(event)
+def _without_time(value: bytes, _: World) -> bytes:
+    fields = msgspec.json.decode(value)
     del fields["ts"]
     return msgspec.json.encode(fields)
 
 
-def _wrong_type(_: bytes, event: ShopEvent) -> bytes:
-    return msgspec.json.encode({**msgspec.to_builtins(event), "amount": "a lot"})
+def _wrong_type(value: bytes, world: World) -> bytes:
+    return msgspec.json.encode({**msgspec.json.decode(value), **world.wrong})
 
 
-def _padded(_: bytes, event: ShopEvent) -> bytes:
-    return msgspec.json.encode({**msgspec.to_builtins(event), "payload": "x" * PAYLOAD_BYTES})
+def _padded(value: bytes, _: World) -> bytes:
+    return msgspec.json.encode({**msgspec.json.decode(value), "payload": "x" * PAYLOAD_BYTES})
 
 
 _SPOIL = {
@@ -296,7 +229,7 @@ _SPOIL = {
 }
 
 
-def _mark(rng: np.random.Generator, kind: Ints, possible: NDArray[np.bool_], mark: Kind, count: int) -> None:
+def _mark(rng: np.random.Generator, kind: Ints, possible: Flags, mark: Kind, count: int) -> None:
     """Turn `count` of the normal records at possible positions into records of another kind."""
     if count == 0:
         return
@@ -315,6 +248,6 @@ def _between(rng: np.random.Generator, low: int, high: Ints) -> Ints:
     return (low + np.floor(rng.random(len(high)) * (high - low + 1))).astype(np.int64)
 
 
-def _evenly(visits: Visits, span: Span) -> Visits:
-    count = len(visits.at)
-    return replace(visits, at=span.start + np.arange(count) * (span.end - span.start) // max(count, 1))
+def _evenly(found: Happenings, span: Span) -> Happenings:
+    count = len(found.at)
+    return replace(found, at=span.start + np.arange(count) * (span.end - span.start) // max(count, 1))

@@ -1,9 +1,11 @@
 """Why a live number differs from the exact one, in parts that add up to the whole difference.
 
-A window has five readings. Each differs from the next by one cause, so the causes, in this order, telescope:
+A window has five readings. Each differs from the next by one cause, or two that part the step between them, so the
+causes, in this order, telescope:
 
     speed -> expected      residual, or not_yet_closed while the speed layer has not read what the run read
-    expected -> counted    sketch: the live number is an estimate
+    expected -> counted    sketch: the live number is an estimate; lookup_lag: a version of what events were joined
+                           with came after the speed layer had read them
     counted -> with_late   late: events sent too long after they happened, which the speed layer does not count
     with_late -> exact     duplicate: copies beyond the horizon, or in another topic partition
 
@@ -12,12 +14,12 @@ as zero so that every split has the same parts.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Context, Decimal, Inexact, InvalidOperation
 
 Number = int | float | Decimal
 
-CAUSES = ("residual", "not_yet_closed", "sketch", "late", "duplicate", "id_conflict", "dead_letter")
+CAUSES = ("residual", "not_yet_closed", "sketch", "lookup_lag", "late", "duplicate", "id_conflict", "dead_letter")
 """The fixed order in which a difference is explained."""
 
 _EXACT = Context(prec=1000, Emax=99_999, Emin=-99_999, traps=[Inexact, InvalidOperation])
@@ -34,6 +36,7 @@ class Readings:
         counted: the exact value of the events that the speed layer had to count.
         with_late: the exact value of those and the late ones.
         exact: the exact value, every well-formed event once.
+        lagged: the part of counted minus expected that is there because versions of lookups came late.
     """
 
     speed: Decimal
@@ -41,11 +44,16 @@ class Readings:
     counted: Decimal
     with_late: Decimal
     exact: Decimal
+    lagged: Decimal = Decimal(0)
 
     @classmethod
     def of(cls, speed: Number, expected: Number, counted: Number, with_late: Number, exact: Number) -> "Readings":
         """Readings from numbers of any kind; a float is taken at its shortest exact writing."""
         return cls(*(_decimal(value) for value in (speed, expected, counted, with_late, exact)))
+
+    def lagging(self, part: Decimal | None = None) -> "Readings":
+        """The same where so much of counted minus expected is because versions came late; None: all of it."""
+        return replace(self, lagged=_minus(self.counted, self.expected) if part is None else part)
 
     @property
     def difference(self) -> Decimal:
@@ -64,6 +72,7 @@ class Split:
     residual: Decimal = Decimal(0)
     not_yet_closed: Decimal = Decimal(0)
     sketch: Decimal = Decimal(0)
+    lookup_lag: Decimal = Decimal(0)
     late: Decimal = Decimal(0)
     duplicate: Decimal = Decimal(0)
     id_conflict: Decimal = Decimal(0)
@@ -95,7 +104,8 @@ def split(readings: Readings, *, closed: bool) -> Split:
     return Split(
         residual=lag if closed else Decimal(0),
         not_yet_closed=Decimal(0) if closed else lag,
-        sketch=_minus(readings.counted, readings.expected),
+        sketch=_minus(_minus(readings.counted, readings.expected), readings.lagged),
+        lookup_lag=readings.lagged,
         late=_minus(readings.with_late, readings.counted),
         duplicate=_minus(readings.exact, readings.with_late),
     )

@@ -53,13 +53,13 @@ class Counts:
 
     Attributes:
         metric: the unfiltered count metric whose rows were added up; None when the catalog has none.
-        exact_events: sum of its exact values, per grain.
+        exact_events: events in its exact states.
         expected_events: events in its expected speed states.
         published_events: events in the speed layer's published rows.
     """
 
     metric: str | None = None
-    exact_events: tuple[tuple[str, int], ...] = ()
+    exact_events: int = 0
     expected_events: int = 0
     published_events: int = 0
 
@@ -80,7 +80,8 @@ class Certificate:
 
     Attributes:
         residual: slices whose published state differs from the expected one without a reason.
-        causes: cause to number of events (late, duplicate, id_conflict, dead_letter) or rows (sketch, not_yet_closed).
+        causes: cause to number of events (late, duplicate, id_conflict, dead_letter) or rows (sketch, not_yet_closed;
+            of a source with lookups also lookup_lag).
         fingerprint: the same evidence has the same one, so that it is certified once.
     """
 
@@ -93,7 +94,13 @@ class Certificate:
     fingerprint: str
 
 
-def decide(manifest: Manifest, counts: Counts, comparison: Comparison, sketch_windows: int) -> Certificate:
+def decide(
+    manifest: Manifest,
+    counts: Counts,
+    comparison: Comparison,
+    sketch_windows: int,
+    lagging_windows: int | None = None,
+) -> Certificate:
     """Certify the run that the manifest describes, or say which evidence is missing.
 
     Args:
@@ -101,6 +108,7 @@ def decide(manifest: Manifest, counts: Counts, comparison: Comparison, sketch_wi
         counts: second counts from the same run's rows.
         comparison: published speed slices against expected ones.
         sketch_windows: windows whose estimate differs from the exact value of the same events.
+        lagging_windows: windows that differ because versions of lookups came late; None for a source without lookups.
     """
     checks = (
         day_closed(manifest),
@@ -117,6 +125,8 @@ def decide(manifest: Manifest, counts: Counts, comparison: Comparison, sketch_wi
         "sketch": sketch_windows,
         "not_yet_closed": comparison.not_yet_closed,
     }
+    if lagging_windows is not None:
+        causes["lookup_lag"] = lagging_windows
     certified = all(check.outcome is not Outcome.FAILS for check in checks if check.certifies)
     verdict = verdict_on(comparison)
     return Certificate(
@@ -178,16 +188,13 @@ def dispositions_close(ranges: tuple[OffsetRange, ...]) -> Check:
 
 
 def events_agree(manifest: Manifest, counts: Counts) -> Check:
-    """The exact rows of an unfiltered count, added up per grain, hold as many events as the manifest."""
+    """The exact states of an unfiltered count hold as many events as the manifest."""
     if counts.metric is None:
         return Check("events_agree", Outcome.NOT_CHECKED, "the catalog has no count metric without a `where`")
-    faults = [
-        f"`{counts.metric}` {grain} holds {events}, the manifest {manifest.events}"
-        for grain, events in counts.exact_events
-        if events != manifest.events
-    ]
-    grains = ", ".join(grain for grain, _ in counts.exact_events)
-    return _check("events_agree", faults, f"`{counts.metric}` {grains}: {manifest.events} events")
+    faults = []
+    if counts.exact_events != manifest.events:
+        faults.append(f"`{counts.metric}` holds {counts.exact_events}, the manifest {manifest.events}")
+    return _check("events_agree", faults, f"`{counts.metric}`: {manifest.events} events")
 
 
 def expected_agrees(manifest: Manifest, counts: Counts) -> Check:

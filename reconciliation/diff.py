@@ -1,11 +1,10 @@
-"""The comparison itself, made inside ClickHouse: slices state by state, windows reading by reading.
+"""What a comparison found, as frozen values: slices state by state, windows reading by reading.
 
-Slices decide: `speed_<m> FINAL` against `expected_<m>` of the published run, events and whole states, register maps
-too. Windows explain: the five readings that `causes` splits. Only sums per bin, a few worst windows and a few differing
-slices leave the database.
+Slices, or sessions, decide: `speed_<m> FINAL` against `expected_<m>` of the published run, events and whole states,
+maps too. Windows explain: the five readings that `causes` splits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -14,16 +13,18 @@ from typing import Any, Protocol
 import polars as pl
 
 from metrics.catalog import Metric
-from metrics.window import DAY_MS, Window, from_epoch_ms, to_epoch_ms
-from reconciliation import diff_sql
-from reconciliation.causes import Readings, Split, split, total
+from metrics.window import (
+    DAY_MS,
+    AnyWindow,
+    SessionWindow,
+    SlidingWindow,
+    TumblingWindow,
+    Window,
+    milliseconds,
+    to_epoch_ms,
+)
+from reconciliation.causes import CAUSES, Readings, Split, split, total
 from reconciliation.certificate import Comparison
-
-LARGEST_SAMPLE = 50
-"""Differing slices that are shown, of those that are counted."""
-
-LARGEST_WORST = 12
-"""Windows that are shown per metric and grain."""
 
 SMALLEST_BIN_MS = 900_000
 """Windows are added up over bins of at least a quarter of an hour."""
@@ -42,42 +43,47 @@ class Scope:
 
     Attributes:
         open_from: slices and windows that end after it are still open; None when all are.
+        joined: names of the metrics that are computed from fields of lookups.
     """
 
     database: str
     partition: date
     run_id: str
     open_from: datetime | None
+    joined: frozenset[str] = frozenset()
 
-    def parameters(self, metric: Metric) -> dict[str, Any]:
-        """What the statements bind."""
+    def parameters(self, metrics: Iterable[Metric]) -> dict[str, Any]:
+        """What statements over these metrics bind."""
         day = Window.of_day(self.partition)
         return {
-            "version": metric.metric_version,
             "run_id": self.run_id,
             "day": self.partition.isoformat(),
             "start": to_epoch_ms(day.start),
             "end": to_epoch_ms(day.end),
             "open_from": to_epoch_ms(self.open_from or datetime.fromtimestamp(0, UTC)),
-        }
+        } | {f"version_{metric.name}": metric.metric_version for metric in metrics}
 
 
 @dataclass(frozen=True)
 class SliceRow:
-    """One slice whose published row differs from the expected one; a side without a row has no events and no state.
+    """One slice or session whose published row differs from the expected one; a side without a row has no state.
 
     Attributes:
-        speed: state column to its text, shortened.
+        slice_end: exclusive; of a session the later of both sides.
+        speed: state column to its text, shortened; of a session its length too.
         expected: the same of the expected row.
+        session_key: whose session it is; None of a slice.
     """
 
     slice_start: datetime
+    slice_end: datetime
     dimensions: Mapping[str, str]
     closed: bool
     speed_events: int | None
     expected_events: int | None
     speed: Mapping[str, str]
     expected: Mapping[str, str]
+    session_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,36 +96,67 @@ class SliceDiff:
     samples: tuple[SliceRow, ...]
 
 
+NO_SLICES = SliceDiff(Comparison(0, 0, 0, 0), 0, 0, ())
+"""What a ratio has: it is computed from two metrics, which have slices."""
+
+
 @dataclass(frozen=True)
 class Bin:
-    """Sums over the windows that start in one bin and are all closed or all open."""
+    """Sums over the windows that start in one bin and are all closed or all open.
+
+    A window that starts before the day is in the day's first bin; a sliding one in the bin in which it starts, since
+    many would be in the first.
+
+    Attributes:
+        changed: windows in which each reading differs from the next, in the order of the readings.
+        lagging: of those in which expected differs from counted, how many do because versions of lookups came late.
+    """
 
     start: datetime
     closed: bool
     windows: int
     readings: Readings
     differing: int
-    sketched: int
+    changed: tuple[int, int, int, int]
     bounded: int
     covered: int
+    lagging: int = 0
 
     @property
     def split(self) -> Split:
         """The bin's difference by cause."""
         return split(self.readings, closed=self.closed)
 
+    @property
+    def changed_by(self) -> dict[str, int]:
+        """Cause to windows that it changes, whatever the sign; causes that change none are there too."""
+        lag, step, late, duplicate = self.changed
+        given = {"residual" if self.closed else "not_yet_closed": lag, "sketch": step - self.lagging}
+        return dict.fromkeys(CAUSES, 0) | given | {"lookup_lag": self.lagging, "late": late, "duplicate": duplicate}
+
 
 @dataclass(frozen=True)
 class WindowRow:
-    """One window with its five readings; bounds are those of the expected estimate, None where it is exact."""
+    """One window, or an item of it, with its five readings; bounds are the expected estimate's, None where exact.
+
+    Attributes:
+        without_value: readers that have no value for it, and so read 0.
+        item: of windows that are taken apart by item.
+        session_key: whose session it is; None of other windows.
+        length_ms: of a session, from its first event to its last.
+    """
 
     window_start: datetime
     window_end: datetime
     dimensions: Mapping[str, str]
     closed: bool
     readings: Readings
-    lower: int | None
-    upper: int | None
+    lower: Decimal | None
+    upper: Decimal | None
+    without_value: tuple[str, ...] = ()
+    item: str | None = None
+    session_key: str | None = None
+    length_ms: int | None = None
 
     @property
     def split(self) -> Split:
@@ -151,9 +188,19 @@ class GrainDiff:
         return sum(one.differing for one in self.bins)
 
     @property
+    def changed_by(self) -> dict[str, int]:
+        """Cause to windows that it changes."""
+        return {cause: sum(one.changed_by[cause] for one in self.bins) for cause in CAUSES}
+
+    @property
     def sketched(self) -> int:
         """Windows whose estimate is not the exact value of the same events."""
-        return sum(one.sketched for one in self.bins)
+        return self.changed_by["sketch"]
+
+    @property
+    def lagging(self) -> int:
+        """Windows that differ because a version of a lookup came after the speed layer had read their events."""
+        return self.changed_by["lookup_lag"]
 
     @property
     def bounded(self) -> int:
@@ -173,112 +220,34 @@ class GrainDiff:
 
 @dataclass(frozen=True)
 class MetricDiff:
-    """One metric on one day."""
+    """One metric on one day.
+
+    Attributes:
+        is_ratio: whether it is computed from two others; it has no slices, and its differences are theirs.
+    """
 
     metric: str
     metric_version: str
     slices: SliceDiff
     grains: tuple[GrainDiff, ...]
+    is_ratio: bool = False
 
 
-def metric_diff(query: Query, metric: Metric, scope: Scope) -> MetricDiff:
-    """Compare one metric of the scope's run; only rows of the metric's present version are read."""
-    return MetricDiff(
-        metric=metric.name,
-        metric_version=metric.metric_version,
-        slices=slice_diff(query, metric, scope),
-        grains=tuple(grain_diff(query, metric, grain, scope) for grain in metric.grains),
-    )
+def bin_width(window: AnyWindow) -> int:
+    """The width of the bins of a day over which windows are added up, in ms.
 
-
-def slice_diff(query: Query, metric: Metric, scope: Scope) -> SliceDiff:
-    """Slices of both sides by key, and a sample of those that differ."""
-    parameters = scope.parameters(metric)
-    row = query(diff_sql.slice_totals(metric, scope.database), parameters).row(0, named=True)
-    comparison = Comparison(
-        compared=row["compared"],
-        equal=row["equal"],
-        not_yet_closed=row["not_yet_closed"],
-        residual=row["residual"],
-    )
-    samples: tuple[SliceRow, ...] = ()
-    if comparison.compared > comparison.equal:
-        rows = query(diff_sql.differing_slices(metric, scope.database, LARGEST_SAMPLE), parameters)
-        samples = tuple(_slice_row(metric, one) for one in rows.iter_rows(named=True))
-    return SliceDiff(comparison, row["only_speed"], row["only_expected"], samples)
-
-
-def grain_diff(query: Query, metric: Metric, grain: str, scope: Scope) -> GrainDiff:
-    """Windows of one grain: sums per bin, and those in which the readings lie furthest apart."""
-    parameters = scope.parameters(metric)
-    bin_ms = bin_width(metric.window(grain).size_ms)
-    bins = query(diff_sql.bins(metric, grain, scope.database, bin_ms), parameters)
-    worst = query(diff_sql.worst_windows(metric, grain, scope.database, LARGEST_WORST), parameters)
-    return GrainDiff(
-        grain=grain,
-        bin_size=timedelta(milliseconds=bin_ms),
-        bins=tuple(_bin(row) for row in bins.iter_rows(named=True)),
-        worst=tuple(_window_row(metric, row) for row in worst.iter_rows(named=True)),
-    )
-
-
-def bin_width(window_ms: int) -> int:
-    """The least bin that holds whole windows, divides a day and is no shorter than a quarter of an hour, in ms."""
-    return next(
-        width
-        for width in range(window_ms, DAY_MS + 1, window_ms)
-        if width >= min(SMALLEST_BIN_MS, DAY_MS) and DAY_MS % width == 0
-    )
-
-
-def _bin(row: dict[str, Any]) -> Bin:
-    return Bin(
-        start=from_epoch_ms(row["bin"]),
-        closed=bool(row["is_closed"]),
-        windows=row["windows"],
-        readings=_readings(row, "sum"),
-        differing=row["differing"],
-        sketched=row["sketched"],
-        bounded=row["bounded"],
-        covered=row["covered"],
-    )
-
-
-def _window_row(metric: Metric, row: dict[str, Any]) -> WindowRow:
-    return WindowRow(
-        window_start=row["window_start"],
-        window_end=row["window_end"],
-        dimensions=_dimensions(metric, row),
-        closed=bool(row["is_closed"]),
-        readings=_readings(row, "text"),
-        lower=row["lower_bound"],
-        upper=row["upper_bound"],
-    )
-
-
-def _slice_row(metric: Metric, row: dict[str, Any]) -> SliceRow:
-    def side(name: str) -> tuple[int | None, dict[str, str]]:
-        if not row[f"in_{name}"]:
-            return None, {}
-        states = {column.name: row[f"{name}_s{index}"] for index, column in enumerate(metric.agg.state)}
-        return row[f"{name}_events"], states
-
-    speed_events, speed = side("speed")
-    expected_events, expected = side("expected")
-    return SliceRow(
-        slice_start=row["slice_start"],
-        dimensions=_dimensions(metric, row),
-        closed=bool(row["closed"]),
-        speed_events=speed_events,
-        expected_events=expected_events,
-        speed=speed,
-        expected=expected,
-    )
-
-
-def _readings(row: dict[str, Any], suffix: str) -> Readings:
-    return Readings.of(*(Decimal(row[f"{reader}_{suffix}"]) for reader in diff_sql.READERS))
-
-
-def _dimensions(metric: Metric, row: dict[str, Any]) -> dict[str, str]:
-    return {name: row[f"d{index}"] for index, name in enumerate(metric.by)}
+    The least that divides a day, is no shorter than a quarter of an hour and, if any does, holds whole windows or
+    periods. Windows that are no shorter than a day have one bin.
+    """
+    match window:
+        case TumblingWindow():
+            period = window.size_ms
+        case SlidingWindow():
+            period = milliseconds(window.period)
+        case SessionWindow():
+            period = 1
+        case _:
+            period = DAY_MS
+    least = max(SMALLEST_BIN_MS, min(period, DAY_MS))
+    widths = [DAY_MS // parts for parts in range(DAY_MS // least, 0, -1) if DAY_MS % parts == 0]
+    return next((width for width in widths if width % period == 0), widths[0])

@@ -8,16 +8,19 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from metrics.catalog import Catalog, Metric
-from reconciliation.causes import Readings, Split, total
+from metrics.catalog import Catalog, Metric, RatioMetric, ShownMetric
+from metrics.window import SlidingWindow
+from reconciliation.causes import CAUSES, Readings, Split, total
 from reconciliation.certificate import Check
 from reconciliation.diff import Bin, GrainDiff, MetricDiff, SliceRow, WindowRow
 from reconciliation.evidence import NOT_COUNTED
 from reconciliation.result import Examined, PartitionReconciliation
 from reconciliation.tables import ExceptionRecord
+from reconciliation.window_sql import by_item
 
-KIND = "lockstep.reconciliation-report/1"
+KIND = "lockstep.reconciliation-report/2"
 LARGEST_WORST = 10
+_ADDITIVE = ("count", "sum")
 _WORST_FIRST = ("not_published", "not_certified", "speed_defect", "not_yet_closed", "clean")
 
 
@@ -46,7 +49,7 @@ def document(
         "generated_at": moment(generated_at),
         "headline": headline(results),
         "partitions": [_partition(result, exceptions.get(result.partition, ())) for result in results],
-        "metrics": [shown for metric in catalog.metrics if (shown := _metric(metric, results)) is not None],
+        "metrics": [shown for metric in catalog.shown if (shown := _metric(metric, results)) is not None],
     }
 
 
@@ -118,7 +121,18 @@ def _seen(seen: Examined, exceptions: Sequence[ExceptionRecord]) -> dict[str, An
     }
 
 
-def _metric(metric: Metric, results: Sequence[PartitionReconciliation]) -> dict[str, Any] | None:
+def kind(metric: ShownMetric) -> str:
+    """What the readings of a metric's windows are, and so what may be said of many windows together.
+
+    `sum`: they may be added up. `value`: they may not, and a mean over windows is shown. `items`: a reading is that of
+    an item of a window, and only windows can be counted.
+    """
+    if by_item(metric):
+        return "items"
+    return "sum" if isinstance(metric, Metric) and metric.agg.name in _ADDITIVE else "value"
+
+
+def _metric(metric: ShownMetric, results: Sequence[PartitionReconciliation]) -> dict[str, Any] | None:
     diffs = [
         diff for result in results if result.examined for diff in result.examined.metrics if diff.metric == metric.name
     ]
@@ -127,29 +141,36 @@ def _metric(metric: Metric, results: Sequence[PartitionReconciliation]) -> dict[
     return {
         "metric": metric.name,
         "definition": {
-            "agg": metric.agg.text,
+            "agg": metric.text,
             "where": metric.where,
             "by": list(metric.by),
             "windows": [str(window) for window in metric.windows],
         },
         "metric_version": metric.metric_version,
-        "additive": metric.agg.exact,
+        "kind": kind(metric),
+        "additive": kind(metric) == "sum",
+        "estimated": not metric.exact,
+        "is_ratio": isinstance(metric, RatioMetric),
+        "is_session": metric.session is not None,
+        "unit": metric.unit,
         "slices_compared": sum(diff.slices.comparison.compared for diff in diffs),
         "residual": sum(diff.slices.comparison.residual for diff in diffs),
         "only_speed": sum(diff.slices.only_speed for diff in diffs),
         "only_expected": sum(diff.slices.only_expected for diff in diffs),
         "differing_slices": [_slice(row) for diff in diffs for row in diff.slices.samples],
-        "grains": [_grain(grain, diffs) for grain in metric.grains],
+        "grains": [_grain(metric, grain, diffs) for grain in metric.grains],
     }
 
 
-def _grain(grain: str, diffs: Sequence[MetricDiff]) -> dict[str, Any]:
+def _grain(metric: ShownMetric, grain: str, diffs: Sequence[MetricDiff]) -> dict[str, Any]:
     parts: list[GrainDiff] = [one for diff in diffs for one in diff.grains if one.grain == grain]
     worst = sorted((row for part in parts for row in part.worst), key=_distance, reverse=True)
     return {
         "grain": grain,
+        "overlapping": isinstance(metric.window(grain), SlidingWindow),
         "windows": sum(part.windows for part in parts),
         "differing": sum(part.differing for part in parts),
+        "changed": {cause: sum(part.changed_by[cause] for part in parts) for cause in CAUSES},
         "sketched": sum(part.sketched for part in parts),
         "bounded": sum(part.bounded for part in parts),
         "covered": sum(part.covered for part in parts),
@@ -171,18 +192,22 @@ def _sum(readings: Sequence[Readings]) -> Readings:
 
 def _bin(one: Bin) -> dict[str, Any]:
     shown = {"start": moment(one.start), "closed": one.closed, "windows": one.windows}
-    return shown | _readings(one.readings) | {"split": _parts(one.split)}
+    return shown | _readings(one.readings) | {"split": _parts(one.split), "changed": one.changed_by}
 
 
 def _window(row: WindowRow) -> dict[str, Any]:
     return {
         "window_start": moment(row.window_start),
         "window_end": moment(row.window_end),
+        "session_key": row.session_key,
+        "length_ms": row.length_ms,
         "dimensions": dict(row.dimensions),
+        "item": row.item,
         "closed": row.closed,
         **_readings(row.readings),
-        "lower": row.lower,
-        "upper": row.upper,
+        "without_value": list(row.without_value),
+        "lower": _text(row.lower),
+        "upper": _text(row.upper),
         "difference": str(row.readings.difference),
         "split": _parts(row.split),
     }
@@ -191,6 +216,8 @@ def _window(row: WindowRow) -> dict[str, Any]:
 def _slice(row: SliceRow) -> dict[str, Any]:
     return {
         "slice_start": moment(row.slice_start),
+        "slice_end": moment(row.slice_end),
+        "session_key": row.session_key,
         "dimensions": dict(row.dimensions),
         "closed": row.closed,
         "speed_events": row.speed_events,
@@ -211,6 +238,10 @@ def _exception(one: ExceptionRecord) -> dict[str, Any]:
         "disposition": one.disposition,
         "reason": one.reason,
     }
+
+
+def _text(number: Decimal | None) -> str | None:
+    return None if number is None else str(number)
 
 
 def _readings(readings: Readings) -> dict[str, str]:

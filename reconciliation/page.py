@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def report_page(doc: Mapping[str, Any], name: str) -> str:
         groups=_groups(seen),
         complete=all(len(p["exceptions"]["records"]) == p["exceptions"]["total"] for p in seen),
         plots={metric["metric"]: _metric_plot(metric, doc) for metric in doc["metrics"]},
+        told={metric["metric"]: [_told(metric, grain) for grain in metric["grains"]] for metric in doc["metrics"]},
     )
 
 
@@ -124,31 +126,63 @@ def _groups(seen: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return groups
 
 
+def _told(metric: Mapping[str, Any], grain: Mapping[str, Any]) -> dict[str, Any]:
+    """One line on all windows of a grain: what stands at its ends and the parts between.
+
+    Sums, where they may be added up; otherwise means over the windows, and the parts are windows that a cause changes.
+    """
+    if metric["kind"] == "sum":
+        parts = [(cause, wording.signed(part)) for cause, part in grain["split"].items() if Decimal(part)]
+        ends = (wording.num(grain["readings"]["speed"]), wording.num(grain["readings"]["exact"]))
+        return {"grain": grain, "parts": parts, "sign": "=", "speed": ends[0], "exact": ends[1]}
+    parts = [(cause, wording.many(number, _noun(metric))) for cause, number in grain["changed"].items() if number]
+    told = {"grain": grain, "parts": parts, "sign": "", "speed": None, "exact": None}
+    if metric["kind"] == "items" or not grain["windows"]:
+        return told
+    means = {name: Decimal(text) / grain["windows"] for name, text in grain["readings"].items()}
+    return told | {"sign": "→", "speed": wording.figure(means["speed"]), "exact": wording.figure(means["exact"])}
+
+
+def _noun(metric: Mapping[str, Any]) -> str:
+    return "session" if metric["is_session"] else "window"
+
+
 def _metric_plot(metric: Mapping[str, Any], doc: Mapping[str, Any]) -> dict[str, Any]:
     """The drawing of a metric's finest grain, its caption, and the causes that appear in it."""
     grain = min(metric["grains"], key=lambda one: one["bin_seconds"])
     width = timedelta(seconds=grain["bin_seconds"])
-    columns = list(_columns(grain["bins"], mean=not metric["additive"]))
     start = Window.of_day(date.fromisoformat(doc["from"])).start
     end = Window.of_day(date.fromisoformat(doc["to"])).end
-    summed = "mean" if not metric["additive"] else "sum"
+    columns = [column for column in _columns(grain["bins"], metric["kind"]) if column.start >= start]
     per = format_duration(width)
+    windows = "sessions" if metric["is_session"] else f"{grain['grain']} windows"
+    caption = {
+        "sum": windows + (f", sum per {per}" if per != grain["grain"] else ""),
+        "value": windows + (f", mean per {per}" if per != grain["grain"] else ""),
+        "items": f"number of {windows} per {per}; below, those that a cause changes",
+    }
     return {
-        "svg": Markup(plots.series(columns, width, start, end)),
-        "caption": f"{grain['grain']} windows" + (f", {summed} per {per}" if per != grain["grain"] else ""),
+        "svg": Markup(plots.series(columns, width, start, end, levels=metric["kind"] != "items")),
+        "caption": caption[metric["kind"]],
         "causes": [cause for cause in CAUSES if any(column.parts.get(cause) for column in columns)],
     }
 
 
-def _columns(bins: Iterable[Mapping[str, Any]], *, mean: bool) -> Iterable[plots.Column]:
-    """Open and closed windows of a bin together; estimates are averaged, because distinct counts do not add up."""
+def _columns(bins: Iterable[Mapping[str, Any]], kind: str) -> Iterable[plots.Column]:
+    """Open and closed windows of a bin together: their sums, their means, or how many of them a cause changes."""
     merged: dict[str, list[Mapping[str, Any]]] = {}
     for one in bins:
         merged.setdefault(one["start"], []).append(one)
     for start, group in sorted(merged.items()):
-        share = 1 / sum(one["windows"] for one in group) if mean else 1.0
+        at = datetime.fromisoformat(start).astimezone(UTC)
+        windows = sum(one["windows"] for one in group)
+        if kind == "items":
+            changed = {cause: float(sum(one["changed"][cause] for one in group)) for cause in CAUSES}
+            yield plots.Column(at, windows, windows, changed)
+            continue
+        share = 1 / max(windows, 1) if kind == "value" else 1.0
         yield plots.Column(
-            start=datetime.fromisoformat(start).astimezone(UTC),
+            start=at,
             speed=share * sum(float(one["speed"]) for one in group),
             exact=share * sum(float(one["exact"]) for one in group),
             parts={cause: share * sum(float(one["split"][cause]) for one in group) for cause in CAUSES},

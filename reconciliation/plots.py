@@ -26,10 +26,17 @@ class Column:
     parts: Mapping[str, float]
 
 
-def series(columns: Sequence[Column], width: timedelta, start: datetime, end: datetime) -> str:
+def series(columns: Sequence[Column], width: timedelta, start: datetime, end: datetime, *, levels: bool = True) -> str:
     """Levels above, their difference by cause below, over one time axis `[start, end)`.
 
     Exact is a bar per bin, speed a stepped line over it; where the line runs along the tops there is no difference.
+
+    Args:
+        columns: the bins, in order.
+        width: of a bin.
+        start: of the axis.
+        end: of the axis, exclusive.
+        levels: whether the two levels are numbers to be compared; if not, no line is drawn over the bars.
     """
     height = _TOP + _LEVELS + _GAP + _PARTS + _BOTTOM
     span = (end - start) / timedelta(seconds=1)
@@ -38,13 +45,21 @@ def series(columns: Sequence[Column], width: timedelta, start: datetime, end: da
     def across(moment: datetime) -> float:
         return _LEFT + plot * ((moment - start) / timedelta(seconds=1)) / span
 
-    ceiling = nice_ceiling(max([max(c.exact, c.speed) for c in columns], default=0.0))
+    top = nice_ceiling(max([max(c.exact, c.speed) for c in columns], default=0.0))
+    lowest = min([min(c.exact, c.speed) for c in columns], default=0.0)
+    bottom = -nice_ceiling(-lowest) if lowest < 0 else 0.0
+    if bottom and not any(max(c.exact, c.speed) > 0 for c in columns):
+        top = 0.0
+    per_level = _LEVELS / (top - bottom)
     up, down = _reach(columns)
     base = _TOP + _LEVELS
+    zero = base + bottom * per_level
     unit = _PARTS / (up + down)
     middle = base + _GAP + up * unit
     shapes = [f'<svg viewBox="0 0 {WIDTH} {height}" class="plot" role="img" aria-label="speed and exact over time">']
-    shapes += _grid([(0.0, base), (ceiling / 2, base - _LEVELS / 2), (ceiling, base - _LEVELS)])
+    marks = [0.0, *((bottom,) if bottom else ()), *((top,) if top else ())]
+    marks += [] if bottom else [top / 2]
+    shapes += _grid([(value, zero - value * per_level) for value in marks])
     far = [(value, middle - value * unit) for value in (up, -down) if value]
     shapes += _grid([*far, (0.0, middle)], signed=True)
     shapes += _time_axis(start, end, across, height)
@@ -55,9 +70,9 @@ def series(columns: Sequence[Column], width: timedelta, start: datetime, end: da
     for column in columns:
         left = across(column.start)
         tip = _tip(column)
-        rise = _LEVELS * column.exact / ceiling
-        shapes.append(_rect(left + inset, base - rise, bar - 2 * inset, rise, "exact", tip))
-        y = base - _LEVELS * column.speed / ceiling
+        rise = per_level * column.exact
+        shapes.append(_rect(left + inset, zero - max(rise, 0), bar - 2 * inset, abs(rise), "exact", tip))
+        y = zero - per_level * column.speed
         steps.append(f"{'L' if last == column.start else 'M'}{left:.1f} {y:.1f}H{left + bar:.1f}")
         last = column.start + width
         above = below = 0.0
@@ -71,7 +86,8 @@ def series(columns: Sequence[Column], width: timedelta, start: datetime, end: da
             # a part too small to see is drawn a pixel high: that there is one matters more than how large it is
             shapes.append(_rect(left + inset, top, max(bar - 2 * inset, 1.2), max(size, 1.0), f"c-{cause}", tip))
     kind = "speed thin" if len(columns) > _DENSE else "speed"
-    shapes.append(f'<path d="{"".join(steps)}" class="{kind}"/>')
+    if levels:
+        shapes.append(f'<path d="{"".join(steps)}" class="{kind}"/>')
     if not any(part for column in columns for part in column.parts.values()):
         shapes.append(f'<text x="{_LEFT + plot / 2}" y="{middle - 8}" class="quiet">no difference in any window</text>')
     return "".join([*shapes, "</svg>"])

@@ -24,7 +24,8 @@ from reconciliation.certificate import (
     ledgers_agree,
     published_agrees,
 )
-from reconciliation.diff import MetricDiff, Query, Scope, metric_diff
+from reconciliation.compare import metric_diffs
+from reconciliation.diff import MetricDiff, Query, Scope
 from reconciliation.result import Examined, PartitionReconciliation, Status
 
 DAYS_AT_ONCE = 4
@@ -95,14 +96,17 @@ def _examine_day(query: Query, catalog: Catalog, database: str, day: date, *, kn
     open_from = progress.open_from(manifest.ranges, catalog.allowed_lateness)
     caught_up = not progress.behind(manifest.ranges)
 
-    scope = Scope(database, day, publication.run_id, open_from)
-    computed = [metric for metric in catalog.metrics if metric.metric_version in publication.metric_versions]
-    diffs = tuple(metric_diff(query, metric, scope) for metric in computed)
+    joined = frozenset(metric.name for metric in catalog.shown if catalog.lookups_of(metric))
+    scope = Scope(database, day, publication.run_id, open_from, joined)
+    computed = [metric for metric in catalog.shown if set(metric.versions) <= set(publication.metric_versions)]
+    diffs = metric_diffs(query, computed, scope)
     counting = tables.counting_metric(catalog, publication.metric_versions)
     counts = tables.counts(query, database, day, publication.run_id, counting)
     agreement = tables.exception_agreement(query, database, day, manifest)
     comparison = together(diffs)
-    certificate = decide(manifest, counts, comparison, sketch_windows(diffs))
+    certificate = decide(
+        manifest, counts, comparison, sketch_windows(diffs), lagging_windows(diffs) if catalog.lookups else None
+    )
     last = tables.last_certificate(query, database, day)
     return PartitionReconciliation(
         partition=day,
@@ -121,7 +125,7 @@ def _examine_day(query: Query, catalog: Catalog, database: str, day: date, *, kn
                 exceptions_agree(agreement.only_batch, agreement.only_speed, agreement.both, closed=caught_up),
             ),
             metrics=diffs,
-            not_in_run=tuple(metric.name for metric in catalog.metrics if metric not in computed),
+            not_in_run=tuple(metric.name for metric in catalog.shown if metric not in computed),
             exceptions=tables.exception_counts(query, database, day, publication.run_id),
             issued_at=last.issued_at if last and last.fingerprint == certificate.fingerprint else None,
         ),
@@ -140,8 +144,13 @@ def together(diffs: Iterable[MetricDiff]) -> Comparison:
 
 
 def sketch_windows(diffs: Iterable[MetricDiff]) -> int:
-    """Windows of all metrics and grains whose estimate is not the exact value."""
-    return sum(grain.sketched for diff in diffs for grain in diff.grains)
+    """Windows of all metrics and grains whose estimate is not the exact value; ratios of estimates are not counted."""
+    return sum(grain.sketched for diff in diffs if not diff.is_ratio for grain in diff.grains)
+
+
+def lagging_windows(diffs: Iterable[MetricDiff]) -> int:
+    """Windows of all metrics and grains that differ because versions of lookups came late; ratios are not counted."""
+    return sum(grain.lagging for diff in diffs if not diff.is_ratio for grain in diff.grains)
 
 
 def _message(day: date, certificate: Certificate) -> str:

@@ -13,6 +13,7 @@ from infra.clickhouse import connect
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from reconciliation import tables
+from reconciliation.alerts import alert_days, section
 from reconciliation.document import KIND, document
 from reconciliation.page import index_page, report_page
 from reconciliation.reconcile import examine, reader
@@ -93,7 +94,8 @@ def build(
         for result in found
         if result.examined
     }
-    return document(catalog, found, exceptions, now())
+    alerts = section(alert_days(query, catalog, database, found))
+    return document(catalog, found, exceptions, now()) | {"alerts": alerts}
 
 
 def _stored(folder: Path) -> dict[str, dict[str, Any]]:

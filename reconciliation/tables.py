@@ -130,47 +130,45 @@ def ledger(query: Query, database: str, topic: str) -> tuple[LedgerBlock, ...]:
 
 
 def counting_metric(catalog: Catalog, versions: Iterable[str]) -> Metric | None:
-    """The first count metric without a filter that a run computed: its rows hold every event once."""
+    """The first count metric without a filter that a run computed: its slices hold every event once.
+
+    Sessions are no such slices: a day holds those that end in it, whole.
+    """
     computed = set(versions)
-    candidates = (metric for metric in catalog.metrics if metric.agg.text == "count" and metric.where is None)
+    candidates = (
+        metric
+        for metric in catalog.metrics
+        if metric.agg.name == "count" and metric.where is None and metric.session is None
+    )
     return next((metric for metric in candidates if metric.metric_version in computed), None)
 
 
 def counts(query: Query, database: str, day: date, run_id: str, metric: Metric | None) -> Counts:
-    """Events added up from a count metric's rows: exact values per grain, expected and published states."""
+    """Events added up from a count metric's rows: exact, expected and published states."""
     if metric is None:
         return Counts()
     window = Window.of_day(day)
-    bound = {
-        "version": metric.metric_version,
-        "run_id": run_id,
-        "day": day.isoformat(),
-        "start": to_epoch_ms(window.start),
-        "end": to_epoch_ms(window.end),
-    }
     of_run = "metric_version = {version:String} AND run_id = {run_id:String} AND partition = toDate({day:String})"
-    grains = query(
-        f"SELECT grain, toInt64(sum(value)) AS events FROM {_table(database, f'batch_{metric.name}')}"
-        f" WHERE {of_run} GROUP BY grain",
-        bound,
-    )
-    held = {row["grain"]: row["events"] for row in grains.iter_rows(named=True)}
-    expected = query(
-        f"SELECT toInt64(sum(events)) AS n FROM {_table(database, f'expected_{metric.name}')} WHERE {of_run}", bound
-    )
-    published = query(
-        f"SELECT toInt64(sum(events)) AS n FROM {_table(database, f'speed_{metric.name}')} FINAL"
+    rows = query(
+        "SELECT toInt64(sum(e.exact)) AS exact, toInt64(sum(e.expected)) AS expected,"
+        " toInt64(sum(e.published)) AS published FROM (\n"
+        "SELECT sum(events) AS exact, toUInt64(0) AS expected, toUInt64(0) AS published"
+        f" FROM {_table(database, f'batch_{metric.name}')} WHERE {of_run} AND reading = 'exact'\nUNION ALL\n"
+        f"SELECT 0, sum(events), 0 FROM {_table(database, f'expected_{metric.name}')} WHERE {of_run}\nUNION ALL\n"
+        f"SELECT 0, 0, sum(events) FROM {_table(database, f'speed_{metric.name}')} FINAL"
         " WHERE metric_version = {version:String}"
         " AND slice_start >= fromUnixTimestamp64Milli({start:Int64}, 'UTC')"
-        " AND slice_start < fromUnixTimestamp64Milli({end:Int64}, 'UTC')",
-        bound,
+        " AND slice_start < fromUnixTimestamp64Milli({end:Int64}, 'UTC')\n) AS e",
+        {
+            "version": metric.metric_version,
+            "run_id": run_id,
+            "day": day.isoformat(),
+            "start": to_epoch_ms(window.start),
+            "end": to_epoch_ms(window.end),
+        },
     )
-    return Counts(
-        metric=metric.name,
-        exact_events=tuple((grain, held.get(grain, 0)) for grain in metric.grains),
-        expected_events=expected.item(),
-        published_events=published.item(),
-    )
+    row = rows.row(0, named=True)
+    return Counts(metric.name, row["exact"], row["expected"], row["published"])
 
 
 def exception_counts(query: Query, database: str, day: date, run_id: str) -> tuple[ExceptionCount, ...]:

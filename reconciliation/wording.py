@@ -30,8 +30,9 @@ DEFINITIONS = (
     (
         "Residual",
         "residual",
-        "Slices whose published state differs from the expected one although the speed layer has read all that the run"
-        " read. Not explained by any cause; a defect until shown otherwise.",
+        "Slices, or sessions, whose published state differs from the expected one although the speed layer has read all"
+        " that the run read. Not explained by any cause; a defect until shown otherwise. Sums of floats may differ by"
+        " what the order of their terms explains.",
     ),
     (
         "Not yet closed",
@@ -40,6 +41,12 @@ DEFINITIONS = (
         " not passed.",
     ),
     ("Sketch", "sketch", "The live number is an estimate with bounds; this is how far it lies from the same events."),
+    (
+        "Lookup lag",
+        "lookup_lag",
+        "A version of what events are joined with came after the speed layer had read them. Live they were joined with"
+        " the version known then, in the exact values with the one valid when they happened.",
+    ),
     (
         "Late",
         "late",
@@ -56,8 +63,27 @@ DEFINITIONS = (
     (
         "Order of causes",
         "",
-        "Live to expected (residual or not yet closed), expected to counted (sketch), counted to late included (late),"
-        " then to exact (duplicate). Each step is one cause, so the parts add up to the whole difference.",
+        "Live to expected (residual or not yet closed), expected to counted (sketch; lookup lag where the value is no"
+        " estimate or lies beyond its bounds), counted to late included (late), then to exact (duplicate). The parts"
+        " add up to the whole difference.",
+    ),
+    (
+        "Windows of a day",
+        "",
+        "A window that reaches into other days is read as this day's share of it, in all readings alike, so that each"
+        " difference is shown in the day that it came from. A session is whole, in the day in which it ends.",
+    ),
+    (
+        "Windows changed",
+        "",
+        "Means, extremes, estimates and ratios do not add up over windows. For them the report says how many windows a"
+        " cause changes, and what the mean over all windows is. A value that is missing reads as 0.",
+    ),
+    (
+        "Item",
+        "",
+        "A list of the most frequent values is taken apart by value: its count where it is in the list, 0 where not."
+        " So is a last value that is no number: 1 for the value that was last.",
     ),
     (
         "Certified",
@@ -79,17 +105,46 @@ def verdict_words(verdict: str) -> str:
     return VERDICTS[verdict][1]
 
 
+_HUGE = Decimal(10) ** 21
+_TINY = Decimal("0.0001")
+_DECIMALS = 6
+
+
 def num(value: str | int | None) -> str:
     """Digits in groups of three; a missing number is a dash."""
     if value is None:
         return "–"
-    return f"{Decimal(value):,f}".replace("-", "−")
+    return figure(Decimal(value))
+
+
+def figure(number: Decimal) -> str:
+    """A number in full up to six decimals; of longer ones, as floats are, six; a huge or tiny one by its power."""
+    longer = -int(number.normalize().as_tuple().exponent) > _DECIMALS
+    if abs(number) >= _HUGE or (longer and abs(number) < _TINY):
+        mantissa, _, power = f"{number:.2e}".partition("e")
+        return f"{Decimal(mantissa).normalize():f}e{int(power)}".replace("-", "−")
+    if longer:
+        number = Decimal(f"{number:.{_DECIMALS}f}").normalize()
+    return f"{number:,f}".replace("-", "−")
+
+
+def many(number: int, noun: str) -> str:
+    """How many of something."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(milliseconds: int) -> str:
+    """A duration as `1 h 2 m 5 s`; of less than a second as `250 ms`."""
+    seconds, rest = divmod(milliseconds, 1000)
+    if not seconds:
+        return f"{rest} ms"
+    parts = ((seconds // 3600, "h"), (seconds % 3600 // 60, "m"), (seconds % 60, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def signed(value: str | int) -> str:
     """A difference with its sign."""
-    number = Decimal(value)
-    return f"{'+' if number > 0 else ''}{num(value)}"
+    return f"{'+' if Decimal(value) > 0 else ''}{num(value)}"
 
 
 def nonzero(value: str) -> bool:
@@ -223,6 +278,8 @@ FILTERS = {
     "nonzero": nonzero,
     "pct": pct,
     "when": when,
+    "duration": duration,
+    "many": many,
     "clock": clock,
     "day": day,
     "words": words,

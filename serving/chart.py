@@ -3,19 +3,25 @@
 A line per combination of dimensions: solid where certified, dashed where provisional, with a band between its bounds.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from metrics.catalog import Metric
-from metrics.window import to_epoch_ms
-from serving.query import Row, Value
+from metrics.catalog import ShownMetric
+from metrics.window import AnyWindow, SlidingWindow, TumblingWindow, to_epoch_ms
+from serving import figures
+from serving.query import Number, Row
+from serving.views import dimensions
 
 COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#06b6d4", "#ec4899", "#84cc16")
 MOST_LINES = len(COLORS)
 MOST_FILLED = 3_000
-"""Windows without a row are drawn as zero up to this many windows; a longer axis shows only those with rows."""
+"""Up to this many windows those without a row are drawn, as zero or a gap; a longer axis shows only those with rows."""
+
+PERCENT = 100
 
 FEW_POINTS = 80
 """Up to this many windows each is marked by a dot."""
@@ -56,7 +62,7 @@ _TOOLTIP = """(items) => {
     const v = item.value;
     const bounds = v[2] === null ? '' : `<small>${number(v[2])} to ${number(v[3])}</small>`;
     html += `<div class="ls-tip-row"><i style="background:${item.color}"></i><span>${text(item.seriesName)}</span>`
-      + `${bounds}<b>${number(v[1])}</b></div>`;
+      + `${bounds}<b>${number(v[1])}${text(UNIT)}</b></div>`;
   }
   return html;
 }"""
@@ -64,12 +70,12 @@ _TOOLTIP = """(items) => {
 
 @dataclass(frozen=True)
 class Point:
-    """A window on a line. `layer` is speed or batch; bounds are None where the value is exact."""
+    """A window on a line; a gap where there is no value. `layer` is speed or batch; an exact value has no bounds."""
 
     start: datetime
-    value: Value
-    lower: Value | None
-    upper: Value | None
+    value: Number | None
+    lower: Number | None
+    upper: Number | None
     layer: str
 
     @property
@@ -79,8 +85,8 @@ class Point:
 
     def datum(self) -> list[Any]:
         """What ECharts gets: time, value, bounds, layer."""
-        bounds = [None if bound is None else float(bound) for bound in (self.lower, self.upper)]
-        return [to_epoch_ms(self.start), float(self.value), *bounds, self.layer]
+        numbers = [None if number is None else float(number) for number in (self.value, self.lower, self.upper)]
+        return [to_epoch_ms(self.start), *numbers, self.layer]
 
 
 @dataclass(frozen=True)
@@ -91,49 +97,51 @@ class Lines:
     left_out: int
 
 
-def lines(metric: Metric, grain: str, rows: Iterable[Row], filled_until: datetime | None) -> Lines:
+def lines(metric: ShownMetric, grain: str, rows: Iterable[Row], filled_until: datetime | None) -> Lines:
     """The rows as lines.
 
     Args:
         metric: the metric; its name is the line's where there are no dimensions.
         grain: the rows' grain.
         rows: in order of time.
-        filled_until: up to here, exclusive, a window without a row had no events and is drawn as zero: the data
-            watermark, before which everything is published. None fills nothing.
+        filled_until: up to here, exclusive, a window without a row had no events and is drawn as zero, or as a gap
+            where no events have no value: the data watermark, before which everything is published. None fills nothing.
     """
     found: dict[str, dict[datetime, Point]] = {}
     totals: dict[str, float] = {}
     certified_days = set()
+    scale = PERCENT if figures.is_percent(metric) else 1
+    empty = 0 if figures.is_zero_without_events(metric) else None
     for row in rows:
         name = label(metric, row)
-        point = Point(row.window_start, row.value, row.lower, row.upper, row.layer)
+        value = _number(row.value, scale)
+        point = Point(row.window_start, value, _number(row.lower, scale), _number(row.upper, scale), row.layer)
         found.setdefault(name, {})[row.window_start] = point
-        totals[name] = totals.get(name, 0.0) + float(row.value)
+        totals[name] = totals.get(name, 0.0) + abs(float(value or 0))
         if point.certified:
             certified_days.add(row.window_start.date())
     largest = sorted(totals, key=lambda name: (-totals[name], name))
     kept = sorted(largest[:MOST_LINES], key=largest.index)
     starts = {start for points in found.values() for start in points}
-    for start in _windows(starts, metric.window(grain).size, filled_until):
+    for start in _windows(starts, _step(metric.window(grain)), filled_until):
         layer = "batch" if start.date() in certified_days else "speed"
         for name in kept:
             if start not in found[name]:
-                found[name][start] = Point(start, 0, None, None, layer)
+                found[name][start] = Point(start, empty, None, None, layer)
     return Lines(
         {name: [found[name][start] for start in sorted(found[name])] for name in kept},
         len(largest) - len(kept),
     )
 
 
-def label(metric: Metric, row: Row) -> str:
+def label(metric: ShownMetric, row: Row) -> str:
     """The name of a row's line: its dimensions' values, else the metric's name."""
-    if not metric.by:
-        return metric.name
-    return " · ".join(row.dimensions[name] or "(none)" for name in metric.by)
+    named = dimensions(metric)
+    return " · ".join(row.dimensions[name] or "(none)" for name in named) if named else metric.name
 
 
-def options(drawn: Lines, size: timedelta) -> dict[str, Any]:
-    """ECharts options of the lines, whose windows have this size."""
+def options(drawn: Lines, size: timedelta, unit: str = "") -> dict[str, Any]:
+    """ECharts options of the lines, whose windows have this size and whose values this unit."""
     named = len(drawn.points) > 1
     series: list[dict[str, Any]] = []
     points_shown = max((len(points) for points in drawn.points.values()), default=0)
@@ -168,7 +176,7 @@ def options(drawn: Lines, size: timedelta) -> dict[str, Any]:
             "className": "ls-tip",
             "confine": True,
             "axisPointer": {"lineStyle": {"color": INK, "type": "solid", "opacity": 0.4}},
-            ":formatter": _TOOLTIP,
+            ":formatter": _TOOLTIP.replace("UNIT", json.dumps(f" {unit}" if unit else "")),
         },
         "xAxis": {
             "type": "time",
@@ -180,7 +188,7 @@ def options(drawn: Lines, size: timedelta) -> dict[str, Any]:
         },
         "yAxis": {
             "type": "value",
-            "axisLabel": {"color": INK, "fontSize": 11},
+            "axisLabel": {"color": INK, "fontSize": 11, **({"formatter": "{value} %"} if unit == "%" else {})},
             "splitLine": {"lineStyle": {"color": FAINT}},
         },
         "series": series,
@@ -226,8 +234,11 @@ def _band(index: int, points: Sequence[Point], color: str) -> list[dict[str, Any
     for point in points:
         at = to_epoch_ms(point.start)
         # an exact value is a band of no height, so that the band closes where the provisional part begins
-        lower = float(point.value if point.lower is None else point.lower)
-        upper = float(point.value if point.upper is None else point.upper)
+        lower, upper = (float((point.value if edge is None else edge) or 0) for edge in (point.lower, point.upper))
+        if point.value is None:
+            floor.append([at, None])
+            height.append([at, None])
+            continue
         floor.append([at, lower])
         height.append([at, upper - lower])
     common = {
@@ -257,7 +268,8 @@ def _divider(drawn: Lines) -> dict[str, Any]:
     if certified and provisional and max(certified) < max(provisional):
         begins = min(start for start in provisional if start > max(certified))
         midnight = datetime(begins.year, begins.month, begins.day, tzinfo=UTC)
-        data.append({"xAxis": to_epoch_ms(max(midnight, min(certified)))})
+        # windows that lie in two days are provisional before midnight
+        data.append({"xAxis": to_epoch_ms(midnight if midnight > max(certified) else begins)})
     return {
         "silent": True,
         "symbol": "none",
@@ -267,9 +279,23 @@ def _divider(drawn: Lines) -> dict[str, Any]:
     }
 
 
-def _windows(starts: set[datetime], size: timedelta, until: datetime | None) -> list[datetime]:
+def _number(value: object, scale: int) -> Number | None:
+    """The number to draw, None where there is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    return value if scale == 1 else float(value) * scale
+
+
+def _step(window: AnyWindow) -> timedelta | None:
+    """The time from the start of one window to that of the next; None where that varies."""
+    if isinstance(window, SlidingWindow):
+        return window.period
+    return window.size if isinstance(window, TumblingWindow) else None
+
+
+def _windows(starts: set[datetime], size: timedelta | None, until: datetime | None) -> list[datetime]:
     """Starts of all windows from the first to the last known, as far as `until`; none if they are too many."""
-    if not starts or until is None:
+    if not starts or until is None or size is None:
         return []
     first, last = min(starts), min(max(starts), until - timedelta(milliseconds=1))
     count = (last - first) // size + 1

@@ -1,5 +1,6 @@
 """The dashboard page: one metric at a time, refreshed every second, on the same app as the API."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,11 +12,14 @@ from fastapi import FastAPI
 from nicegui import run, ui
 
 from infra.clickhouse import ClickHouseUnavailableError
-from metrics.catalog import Catalog, Metric
-from serving import chart, panels
+from metrics.catalog import Catalog, ShownMetric
+from metrics.window import GlobalWindow, SlidingWindow, TumblingWindow
+from serving import alert_panel, boards, chart, figures, panels
+from serving.alerts import Raised
 from serving.api import explain
 from serving.query import LARGEST_LIMIT, Query, Row
 from serving.source import Source
+from serving.sources import Sources
 from serving.status import Status
 
 REFRESH_SECONDS = 1.0
@@ -29,6 +33,7 @@ SPANS = {
     "24h": timedelta(days=1),
     "7d": timedelta(days=7),
     "90d": timedelta(days=90),
+    "1y": timedelta(days=365),
 }
 FEWEST_WINDOWS = 60
 """The span first shown of a grain is the shortest that holds this many windows."""
@@ -50,7 +55,7 @@ _KEY = (
 class View:
     """What a reader looks at."""
 
-    metric: Metric
+    metric: ShownMetric
     grain: str
     span: str
 
@@ -66,14 +71,20 @@ class Reading:
 
     rows: list[Row]
     status: Status
+    alerts: Sequence[Raised] = ()
 
 
-def mount(app: FastAPI, source: Source) -> None:
-    """Put the dashboard at `/` of the app; routes the app has already win."""
+def mount(app: FastAPI, *served: Source) -> None:
+    """Put the dashboard at `/` of the app, a page per source; routes the app has already win."""
+    sources = Sources(*served)
 
-    @ui.page("/", title=f"Lockstep · {source.catalog.source}", favicon=_LOGO.replace(' class="ls-logo"', _XMLNS))
-    def page(metric: str | None = None, grain: str | None = None, span: str | None = None) -> None:
-        _Page(source, first_view(source.catalog, metric, grain, span)).build()
+    @ui.page("/", title="Lockstep", favicon=_LOGO.replace(' class="ls-logo"', _XMLNS))
+    def page(
+        source: str | None = None, metric: str | None = None, grain: str | None = None, span: str | None = None
+    ) -> None:
+        chosen = first_source(sources, source, metric)
+        ui.page_title(f"Lockstep · {chosen.catalog.source}")
+        _Page(chosen, first_view(chosen.catalog, metric, grain, span), sources.names).build()
 
     ui.run_with(app, title="Lockstep", dark=None, show_welcome_message=False)
 
@@ -81,48 +92,66 @@ def mount(app: FastAPI, source: Source) -> None:
 _XMLNS = ' xmlns="http://www.w3.org/2000/svg"'
 
 
+def first_source(sources: Sources, name: str | None, metric: str | None) -> Source:
+    """The source that an address asks for by name or by a metric, else the one with most to see."""
+    by_name = [source for source in sources if source.catalog.source == name]
+    by_metric = [source for source in sources if any(shown.name == metric for shown in source.catalog.shown)]
+    return next(iter((*by_name, *by_metric)), sources.most())
+
+
 def first_view(catalog: Catalog, metric: str | None, grain: str | None, span: str | None) -> View:
     """The view that an address asks for; what it leaves out, or asks for in vain, is chosen.
 
-    Without a metric that is the one with most to see: dimensions first, then grains, then the catalog's order.
+    Without a metric that is the one with most to see: lines first, then dimensions, then grains, then the catalog's
+    order.
     """
-    chosen = next((m for m in catalog.metrics if m.name == metric), None) or max(
-        catalog.metrics, key=lambda m: (bool(m.by), len(m.windows))
+    chosen = next((m for m in catalog.shown if m.name == metric), None) or max(
+        catalog.shown, key=lambda m: (figures.has_line(m, first_grain(m)), bool(m.by), len(m.windows))
     )
     picked = grain if grain in chosen.grains else first_grain(chosen)
     return View(chosen, picked, span if span in SPANS else first_span(chosen, picked))
 
 
-def first_grain(metric: Metric) -> str:
+def first_grain(metric: ShownMetric) -> str:
     """The largest grain under a day, else the day: closed days and the running one are then both in view."""
     under = [window for window in metric.windows if window.size < timedelta(days=1)]
     return max(under, key=lambda window: window.size).grain if under else metric.grains[0]
 
 
-def first_span(metric: Metric, grain: str) -> str:
+def first_span(metric: ShownMetric, grain: str) -> str:
     """The shortest span with enough windows to see a line."""
     size = metric.window(grain).size
-    return next((name for name, span in SPANS.items() if span >= FEWEST_WINDOWS * size), "90d")
+    return next((name for name, span in SPANS.items() if span >= FEWEST_WINDOWS * size), [*SPANS][-1])
 
 
 def read(source: Source, view: View) -> Reading:
     """The rows of the view's span, which ends with the data and not with the clock, and the source's status."""
-    status = source.status()
+    status, raised = source.status(), alert_panel.latest(source)
     latest = source.latest(view.metric)
     if latest is None:
-        return Reading([], status)
-    size = view.metric.window(view.grain).size
-    end = datetime.fromtimestamp(0, UTC) + ((latest - datetime.fromtimestamp(0, UTC)) // size + 1) * size
-    start = end - max(SPANS[view.span], size)
+        return Reading([], status, raised)
+    start, end = shown_time(view, latest)
     query = Query(view.metric, view.grain, start, end, limit=min(MOST_ROWS, LARGEST_LIMIT))
-    return Reading(source.rows(query), status)
+    return Reading(source.rows(query), status, raised)
+
+
+def shown_time(view: View, latest: datetime) -> tuple[datetime | None, datetime]:
+    """Which windows are in view, by their start: as many as the span has, up to the latest. A global one always is."""
+    window = view.metric.window(view.grain)
+    step = timedelta(milliseconds=1)
+    if isinstance(window, TumblingWindow | SlidingWindow):
+        step = window.period if isinstance(window, SlidingWindow) else window.size
+    epoch = datetime.fromtimestamp(0, UTC)
+    end = epoch + ((latest - epoch) // step + 1) * step
+    return (None if isinstance(window, GlobalWindow) else end - max(SPANS[view.span], window.size)), end
 
 
 class _Page:
     """One reader's page: builds its elements once, then only changes what differs."""
 
-    def __init__(self, source: Source, view: View) -> None:
+    def __init__(self, source: Source, view: View, sources: Sequence[str]) -> None:
         self._source = source
+        self._sources = sources
         self._view = view
         self._dark = ui.dark_mode(None)
 
@@ -137,14 +166,19 @@ class _Page:
             with ui.element("section").classes("ls-card ls-chartcard"):
                 with ui.element("div").classes("ls-cardhead"):
                     self._title = _fragment("ls-titles")
-                    _fragment("ls-keys").set_content(_KEY)
+                    self._key = _fragment("ls-keys")
                 self._empty = _fragment("ls-emptyslot")
+                self._board = _fragment("ls-board")
                 self._chart = ui.echart(chart.options(chart.Lines({}, 0), timedelta(0))).classes("ls-chart")
             with ui.element("section").classes("ls-columns"):
                 with ui.element("div").classes("ls-card"):
                     _heading("Latest windows", "each shown once, from the best layer that has it")
                     self._recent = _fragment("ls-recent")
                 with ui.element("div").classes("ls-stack"):
+                    if self._source.catalog.alerts:
+                        with ui.element("div").classes("ls-card"):
+                            _heading("Alerts", "the latest that were raised")
+                            self._raised = _fragment("ls-raised")
                     with ui.element("div").classes("ls-card"):
                         _heading("Days", "certified days are exact")
                         self._days = _fragment("ls-dayslot")
@@ -156,7 +190,7 @@ class _Page:
     def _header(self) -> None:
         with ui.element("header").classes("ls-header"):
             _fragment("ls-brand").set_content(
-                f"{_LOGO}<div><b>Lockstep</b><span>{escape(self._source.catalog.source)}</span></div>"
+                f"{_LOGO}<div><b>Lockstep</b>{_links(self._sources, self._source.catalog.source)}</div>"
             )
             self._badges = _fragment("ls-badges")
             self._theme = ui.button(icon="contrast", color="lsplain", on_click=self._next_theme).props(
@@ -165,7 +199,7 @@ class _Page:
             self._theme.tooltip("theme: as the system, light, dark")
 
     def _controls(self) -> None:
-        metrics = [metric.name for metric in self._source.catalog.metrics]
+        metrics = [metric.name for metric in self._source.catalog.shown]
         with ui.element("nav").classes("ls-controls"):
             select = ui.select(metrics, value=self._view.metric.name, on_change=lambda e: self._choose(metric=e.value))
             select.props('outlined dense options-dense behavior=menu aria-label="metric"').classes("ls-metric")
@@ -211,16 +245,22 @@ class _Page:
 
     def _show(self, view: View, reading: Reading) -> None:
         rows, status = reading.rows, reading.status
-        _set(self._alert, "")
+        _set(self._alert, panels.crowds(status))
         _set(self._badges, panels.badges(status))
         names = ("view", "certified", "drift", "residual", "ledger")
-        for slot, figure, name in zip(self._tiles, panels.tiles(view.metric, rows, status), names, strict=True):
+        for slot, figure, name in zip(
+            self._tiles, panels.tiles(view.metric, rows, status, view.grain), names, strict=True
+        ):
             _set(slot, panels.tile(figure, name))
-        drawn = chart.lines(view.metric, view.grain, rows, status.watermark)
+        lined = bool(rows) and figures.has_line(view.metric, view.grain)
+        drawn = chart.lines(view.metric, view.grain, rows if lined else [], status.watermark)
         _set(self._title, _title(view, drawn.left_out))
+        _set(self._key, _KEY if lined else "")
+        _set(self._board, boards.board(view.metric, view.grain, rows))
         _set(self._empty, "" if rows else panels.nothing_yet(view.metric, view.grain))
-        self._chart.set_visibility(bool(rows))
-        options = chart.options(drawn, view.metric.window(view.grain).size)
+        self._chart.set_visibility(lined)
+        unit = "%" if figures.is_percent(view.metric) else view.metric.unit
+        options = chart.options(drawn, view.metric.window(view.grain).size, unit)
         if options != self._drawn:
             self._drawn = options
             self._chart.options.clear()
@@ -229,16 +269,31 @@ class _Page:
         _set(self._recent, panels.recent(view.metric, rows, RECENT_ROWS))
         _set(self._drifted, panels.drifted(view.metric, rows, DRIFTED_ROWS))
         _set(self._days, panels.days(status))
+        if self._source.catalog.alerts:
+            _set(self._raised, alert_panel.panel(reading.alerts))
 
     _drawn: dict[str, object] | None = None
 
 
 def _title(view: View, left_out: int) -> str:
     metric = view.metric
-    parts = [metric.agg.text, f"where {metric.where}" if metric.where else "", f"by {', '.join(metric.by)}"]
+    parts = [metric.text, f"where {metric.where}" if metric.where else "", f"by {', '.join(metric.by)}"]
     definition = " ".join(part for part in (parts if metric.by else parts[:2]) if part)
     more = f" <em>the {chart.MOST_LINES} largest; {left_out:,} more in the API</em>" if left_out else ""
-    return f"<h2>{escape(metric.name)}</h2><p><code>{escape(definition)}</code>{more}</p>"
+    unit = f' <span class="ls-unit">in {escape(metric.unit)}</span>' if metric.unit else ""
+    about = f'<p class="ls-about">{escape(metric.description)}</p>' if metric.description else ""
+    return f"<h2>{escape(metric.name)}{unit}</h2>{about}<p><code>{escape(definition)}</code>{more}</p>"
+
+
+def _links(sources: Sequence[str], shown: str) -> str:
+    """The name of the source that is shown; of several, each, and the others lead to their pages."""
+    links = [
+        f"<span>{escape(name)}</span>"
+        if len(sources) == 1
+        else f'<a href="/?source={escape(name)}"{" aria-current=page" if name == shown else ""}>{escape(name)}</a>'
+        for name in sources
+    ]
+    return "".join(links)
 
 
 def _heading(title: str, note: str) -> None:

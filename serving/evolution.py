@@ -30,11 +30,15 @@ class Shape:
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def evolve(client: Client, database: str, wanted: Iterable[Table]) -> None:
+def evolve(client: Client, database: str, wanted: Iterable[Table]) -> set[str]:
     """Make existing tables fit: add columns, or set a table aside as `<name>__<digest of its shape>`.
 
     What does not exist is left to be created. Rows set aside belong to definitions that nothing reads any more.
+
+    Returns:
+        Names of tables that were set aside.
     """
+    aside = set()
     shapes = read_shapes(client, database)
     for table in wanted:
         shape = shapes.get(table.name)
@@ -46,6 +50,8 @@ def evolve(client: Client, database: str, wanted: Iterable[Table]) -> None:
                 client.command(f"ALTER TABLE {target} ADD COLUMN IF NOT EXISTS {quote(name)} {kind}")
         else:
             _set_aside(client, database, table, shape)
+            aside.add(table.name)
+    return aside
 
 
 def fits(table: Table, shape: Shape) -> bool:

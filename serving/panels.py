@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from html import escape
-from typing import Any
 
-from metrics.catalog import Metric
+from metrics.catalog import ShownMetric
 from metrics.window import DAY_MS
+from serving import figures
+from serving.figures import figure, number, signed, with_unit
 from serving.query import Row, Value, iso
 from serving.status import Status
+from serving.views import dimensions
 
 LIVE_WITHIN_S = 15.0
 """While events come the speed layer publishes every second; longer ago means an idle log, or a layer that is down."""
@@ -42,9 +44,10 @@ def badges(status: Status) -> str:
     )
 
 
-def tiles(metric: Metric, rows: Sequence[Row], status: Status) -> list[Tile]:
-    """The figures above the chart."""
-    return [_in_view(metric, rows), _certified(status), _drift(rows), _residual(status), _ledger(status)]
+def tiles(metric: ShownMetric, rows: Sequence[Row], status: Status, grain: str | None = None) -> list[Tile]:
+    """The figures above the chart; the grain is the metric's first if none is given."""
+    first = _in_view(metric, grain or metric.grains[0], rows)
+    return [first, _certified(status), _drift(rows), _residual(status), _ledger(status)]
 
 
 def tile(figure: Tile, test_id: str) -> str:
@@ -72,53 +75,68 @@ def days(status: Status) -> str:
     return f'<div class="ls-days">{"".join(chips)}</div>'
 
 
-def recent(metric: Metric, rows: Sequence[Row], most: int) -> str:
+def recent(metric: ShownMetric, rows: Sequence[Row], most: int) -> str:
     """A table of the latest windows."""
     if not rows:
         return '<p class="ls-quiet">none yet</p>'
-    # an aggregation that speed computes exactly has no bounds to show
-    head = ["window, UTC", *metric.by, "value", *(() if metric.agg.exact else ("bounds",)), "layer"]
+    # what speed computes exactly has no bounds to show
+    bounded = not metric.exact
+    named = dimensions(metric)
+    lengths = ("length",) if metric.session else ()
+    head = ["window, UTC", *named, *lengths, "value", *(("bounds",) if bounded else ()), "layer"]
     body = []
-    for row in sorted(rows, key=lambda row: (row.window_start, row.value), reverse=True)[:most]:
-        bounds = "exact" if row.lower is None or row.upper is None else f"{number(row.lower)} to {number(row.upper)}"
+    for row in sorted(rows, key=lambda row: (row.window_start, figures.rank(row.value)), reverse=True)[:most]:
+        length = [escape(figures.duration(timedelta(milliseconds=row.length_ms or 0)))] if metric.session else []
         layer = "batch" if row.layer == "batch" else "speed"
         body.append(
             _row(
-                [window(row), *(escape(row.dimensions[name] or "(none)") for name in metric.by)],
-                [f"<b>{number(row.value)}</b>", *(() if metric.agg.exact else (f"<small>{bounds}</small>",))],
+                [window(row), *(escape(row.dimensions[name] or "(none)") for name in named), *length],
+                [f"<b>{escape(figure(metric, row.value))}</b>", *([_bounds(metric, row)] if bounded else [])],
                 f'<span class="ls-chip ls-{layer}">{escape(row.status)}</span>',
             )
         )
-    return _table(head, len(metric.by) + 1, body)
+    return _table(head, len(named) + len(lengths) + 1, body)
 
 
-def drifted(metric: Metric, rows: Iterable[Row], most: int) -> str:
+def drifted(metric: ShownMetric, rows: Iterable[Row], most: int) -> str:
     """A table of the certified windows that differ most from what the speed layer showed."""
     compared = [row for row in rows if row.drift is not None]
     apart = sorted((row for row in compared if row.drift), key=lambda row: -abs(row.drift or 0))
+    if not figures.is_number(metric):
+        return '<p class="ls-quiet">values that are no numbers have no drift</p>'
     if not compared:
         return '<p class="ls-quiet">no certified window in view yet</p>'
     if not apart:
         return '<p class="ls-quiet">no certified window in view differs from what the speed layer showed</p>'
-    head = ["window, UTC", *metric.by, "speed", "certified", "drift"]
+    named = dimensions(metric)
+    head = ["window, UTC", *named, "speed", "certified", "drift"]
     body = [
         _row(
-            [window(row), *(escape(row.dimensions[name] or "(none)") for name in metric.by)],
-            [number(row.value - _like(row.value, row.drift)), f"<b>{number(row.value)}</b>"],
-            f'<b class="ls-drift">{signed(_like(row.value, row.drift))}</b>',
+            [window(row), *(escape(row.dimensions[name] or "(none)") for name in named)],
+            [escape(figure(metric, _before(row))), f"<b>{escape(figure(metric, row.value))}</b>"],
+            f'<b class="ls-drift">{escape(signed(figure(metric, _like(row.value, row.drift))))}</b>',
         )
         for row in apart[:most]
     ]
-    return _table(head, len(metric.by) + 1, body)
+    return _table(head, len(named) + 1, body)
 
 
-def nothing_yet(metric: Metric, grain: str) -> str:
+def nothing_yet(metric: ShownMetric, grain: str) -> str:
     """What to do when a metric has no windows."""
     return _hint(
         f"no windows of {metric.name} yet",
         "they appear within seconds once events flow. start the stack, then send some:",
         "lockstep up\nlockstep ingest FILE --catalog CATALOG   # or, for the demo's shop: lockstep generate\n"
         f"lockstep query {metric.name} --grain {grain}",
+    )
+
+
+def crowds(status: Status) -> str:
+    """A banner per group of metrics that has very many rows, with the dimension that makes them."""
+    return "".join(
+        f'<div class="ls-alert ls-crowd" role="status" data-crowd="{escape(alarm.dimension)}">'
+        f"<b>many values</b><span>{escape(alarm.text)}</span><em>{moment(alarm.at, 'minute')}</em></div>"
+        for alarm in status.alarms
     )
 
 
@@ -129,23 +147,29 @@ def failure(text: str) -> str:
     )
 
 
-def number(value: Value) -> str:
-    """A number for people: thousands separated, decimals of a decimal kept, floats with at most two."""
-    if isinstance(value, float):
-        text = f"{value:,.2f}"
-        return text.rstrip("0").rstrip(".")
-    return f"{value:,}"
+def _bounds(metric: ShownMetric, row: Row) -> str:
+    if row.value is None:
+        return ""
+    exact = row.lower is None or row.upper is None
+    text = "exact" if exact else f"{figure(metric, row.lower)} to {figure(metric, row.upper)}"
+    return f"<small>{escape(text)}</small>"
 
 
-def signed(value: Value) -> str:
-    """A number that always has its sign."""
-    sign = "+" if value > 0 else "−" if value < 0 else ""
-    return sign + number(-value if value < 0 else value)
+def _like(value: Value, drift: float | None) -> Value:
+    """A drift as a number of the value's kind: a decimal of the same scale, a float, else whole."""
+    if isinstance(value, Decimal):
+        return Decimal(drift or 0).quantize(value)
+    return drift if isinstance(value, float) else round(drift or 0)
 
 
-def _like(value: Value, drift: float | None) -> Any:  # noqa: ANN401 - the type of `value`
-    """A drift as a number of the value's kind: a decimal of the same scale, else whole."""
-    return Decimal(drift or 0).quantize(value) if isinstance(value, Decimal) else round(drift or 0)
+def _before(row: Row) -> Value:
+    """What the speed layer showed."""
+    drift = _like(row.value, row.drift)
+    if isinstance(row.value, Decimal) and isinstance(drift, Decimal):
+        return row.value - drift
+    if isinstance(row.value, int | float) and isinstance(drift, int | float):
+        return row.value - drift
+    return None
 
 
 def ago(seconds: float) -> str:
@@ -162,26 +186,37 @@ def moment(at: datetime, precision: str) -> str:
 
 
 def window(row: Row) -> str:
-    """A window's start; of a whole day only the day."""
-    whole_day = row.window_end - row.window_start == timedelta(milliseconds=DAY_MS)
-    text = row.window_start.strftime("%d %b" if whole_day else "%d %b %H:%M")
+    """A window's start; of a whole day only the day; of all time that."""
+    if row.window_start.timestamp() == 0:
+        return "all time"
+    length = row.window_end - row.window_start
+    whole_days = length >= timedelta(milliseconds=DAY_MS) and row.window_start.hour == row.window_start.minute == 0
+    text = row.window_start.strftime("%d %b" if whole_days else "%d %b %H:%M")
     return f'<time datetime="{iso(row.window_start)}">{text}</time>'
 
 
-def _in_view(metric: Metric, rows: Sequence[Row]) -> Tile:
+def _in_view(metric: ShownMetric, grain: str, rows: Sequence[Row]) -> Tile:
     if not rows:
         return Tile("In view", "none", "no windows")
-    if metric.agg.exact:
+    if figures.adds_up(metric, grain):
         zero = Decimal(0) if isinstance(rows[0].value, Decimal) else 0
-        total = sum((row.value for row in rows), start=zero)
-        count = len({row.window_start for row in rows})
-        return Tile("Total in view", number(total), f"{metric.agg.text}, {count:,} windows")
+        total = sum((row.value for row in rows if isinstance(row.value, int | float | Decimal)), start=zero)
+        windows = len({row.window_start for row in rows})
+        count = f"{len(rows):,} sessions" if metric.session else f"{windows:,} windows"
+        return Tile("Total in view", with_unit(metric, number(total)), f"{metric.text}, {count}")
+    # of a top, the latest window that has any values
+    rows = [row for row in rows if row.value != []] or rows
     latest = max(row.window_start for row in rows)
-    row = max((row for row in rows if row.window_start == latest), key=lambda row: row.value)
+    row = max((row for row in rows if row.window_start == latest), key=lambda row: figures.rank(row.value))
     about = "" if row.lower is None else "≈ "
-    bounds = "exact" if row.lower is None or row.upper is None else f"{number(row.lower)} to {number(row.upper)}"
+    exact = row.lower is None or row.upper is None
+    bounds = "exact" if exact else f"{figure(metric, row.lower)} to {figure(metric, row.upper)}"
     where = f", {' · '.join(row.dimensions.values())}" if row.dimensions else ""
-    return Tile("Latest window", f"{about}{number(row.value)}", f"{bounds}{where}")
+    if isinstance(row.value, list):
+        first = row.value[0] if row.value else {"item": figures.NONE, "count": 0}
+        return Tile("Most frequent", str(first["item"]), f"{first['count']:,} in the latest window{where}")
+    name = "Latest session" if metric.session else "All time" if grain == "global" else "Latest window"
+    return Tile(name, f"{about}{with_unit(metric, figure(metric, row.value))}", f"{bounds}{where}")
 
 
 def _certified(status: Status) -> Tile:
@@ -197,7 +232,7 @@ def _drift(rows: Sequence[Row]) -> Tile:
     compared = [row for row in rows if row.drift is not None]
     if not compared:
         return Tile("Drift in view", "–", "no certified window in view")
-    exact = sum(abs(float(row.value)) for row in compared)
+    exact = sum(abs(float(row.value)) for row in compared if isinstance(row.value, int | float | Decimal))
     drift = sum(row.drift or 0 for row in compared)
     differing = sum(bool(row.drift) for row in compared)
     share = drift / exact if exact else 0.0

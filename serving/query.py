@@ -1,5 +1,6 @@
 """A typed question to a metric's views, and its rows: what the API answers and `lockstep query` prints."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -9,8 +10,8 @@ from typing import Any, Literal, get_args
 from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import quote
-from metrics.catalog import Catalog, Metric
-from serving.views import view_name
+from metrics.catalog import Catalog, ShownMetric
+from serving.views import dimensions, view_name
 
 Layer = Literal["served", "speed", "batch"]
 LAYERS: tuple[str, ...] = get_args(Layer)
@@ -19,7 +20,12 @@ SUFFIXES = {"served": "", "speed": "__speed", "batch": "__batch"}
 DEFAULT_LIMIT = 10_000
 LARGEST_LIMIT = 1_000_000
 
-Value = int | float | Decimal
+Number = int | float | Decimal
+Item = dict[str, Any]
+"""One of the most frequent values: `item` and `count`."""
+
+Value = Number | str | list[Item] | None
+"""A number; what a `last` was; the items of a `top`; None where no event has a value."""
 
 
 class QueryError(ValueError):
@@ -39,18 +45,20 @@ class Query:
         grain: one of its grains.
         start: windows that start at or after this; None for the first. Aware.
         end: windows that start before this; None for the last. Aware.
-        by: dimension -> the values wanted; a dimension left out is not filtered.
+        by: dimension -> the values wanted; a dimension left out is not filtered. Of sessions `session_key` is one.
         layer: served (each window once), speed or batch.
         limit: most rows returned; of more, the latest.
+        version: a metric version, or its first digits, to read instead of the one that the metric's name shows.
     """
 
-    metric: Metric
+    metric: ShownMetric
     grain: str
     start: datetime | None = None
     end: datetime | None = None
     by: Mapping[str, Sequence[str]] = field(default_factory=dict)
     layer: str = "served"
     limit: int = DEFAULT_LIMIT
+    version: str | None = None
 
     def __post_init__(self) -> None:
         metric = self.metric
@@ -62,8 +70,8 @@ class Query:
             msg = f"unknown layer `{self.layer}`. the layers are: {', '.join(LAYERS)}"
             raise QueryError(msg)
         for name in self.by:
-            if name not in metric.by:
-                known = f"its dimensions are: {', '.join(metric.by)}" if metric.by else "it has none"
+            if name not in dimensions(metric):
+                known = f"its dimensions are: {', '.join(dimensions(metric))}" if dimensions(metric) else "it has none"
                 msg = f"metric `{metric.name}` has no dimension `{name}`. {known}"
                 raise QueryError(msg)
         if not 1 <= self.limit <= LARGEST_LIMIT:
@@ -79,19 +87,22 @@ class Row:
     """One window of one combination of dimensions, ``[window_start, window_end)``, as one layer gives it.
 
     `lower` and `upper` are None where the value is exact; `drift` is the certified value less the speed layer's, None
-    where there are not both.
+    where there are not both. `final_ratio` is how much of the window has its numbers from certified days; `length_ms`
+    that of a session from its first event to its last, None of other windows.
     """
 
     window_start: datetime
     window_end: datetime
     dimensions: Mapping[str, str]
     value: Value
-    lower: Value | None
-    upper: Value | None
+    lower: Number | None
+    upper: Number | None
     layer: str
     is_final: bool
     drift: float | None
     status: str
+    final_ratio: float = 0.0
+    length_ms: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The row as the command line and the API print it: ISO times with Z, decimals as strings."""
@@ -106,10 +117,12 @@ class Row:
             "is_final": self.is_final,
             "drift": self.drift,
             "status": self.status,
+            "final_ratio": self.final_ratio,
+            **({} if self.length_ms is None else {"length_ms": self.length_ms}),
         }
 
 
-def build(
+def build(  # noqa: PLR0913, PLR0917 - a text for each part of a question
     catalog: Catalog,
     metric: str,
     grain: str | None = None,
@@ -118,6 +131,7 @@ def build(
     by: Sequence[str] = (),
     layer: str = "served",
     limit: int = DEFAULT_LIMIT,
+    version: str | None = None,
 ) -> Query:
     """A query from texts, as a user writes them.
 
@@ -130,6 +144,7 @@ def build(
         by: ``DIMENSION=VALUE`` filters; several values of one dimension are alternatives.
         layer: served, speed or batch.
         limit: most rows.
+        version: a metric version; None for the one that the metric's name shows.
 
     Raises:
         UnknownMetricError: the catalog has no such metric.
@@ -147,6 +162,7 @@ def build(
         _filters(by),
         layer,
         limit,
+        version,
     )
 
 
@@ -154,19 +170,20 @@ def rows(client: Client, database: str, query: Query) -> list[Row]:
     """The rows of a query in order of window and dimensions; of more than its limit, the latest."""
     sql, parameters = select(database, query)
     result = client.query(sql, parameters=parameters)
-    width = len(query.metric.by)
+    named = dimensions(query.metric)
     found = []
-    for row in reversed(result.result_rows):
-        value, lower, upper, layer, is_final, drift, status = row[2 + width :]
-        dimensions = dict(zip(query.metric.by, row[2 : 2 + width], strict=True))
-        found.append(Row(row[0], row[1], dimensions, value, lower, upper, layer, bool(is_final), drift, status))
+    for start, end, *rest in reversed(result.result_rows):
+        values = dict(zip(named, rest[: len(named)], strict=True))
+        value, lower, upper, layer, is_final, drift, status, final_ratio, *length = rest[len(named) :]
+        certainty = (layer, bool(is_final), drift, status, final_ratio)
+        found.append(Row(start, end, values, _value(value), lower, upper, *certainty, *length))
     return found
 
 
 def select(database: str, query: Query) -> tuple[str, dict[str, Any]]:
     """The SELECT of a query, latest rows first, and its bound parameters."""
-    dimensions = [quote(name) for name in query.metric.by]
-    view = view_name(query.metric, query.grain) + SUFFIXES[query.layer]
+    named = [quote(name) for name in dimensions(query.metric)]
+    view = view_name(query.metric, query.grain, query.version) + SUFFIXES[query.layer]
     conditions = []
     parameters: dict[str, Any] = {"most": query.limit}
     for name, moment, comparison in (("start", query.start, ">="), ("end", query.end, "<")):
@@ -179,7 +196,7 @@ def select(database: str, query: Query) -> tuple[str, dict[str, Any]]:
     columns = [
         "window_start",
         "window_end",
-        *dimensions,
+        *named,
         "value",
         "lower",
         "upper",
@@ -187,9 +204,11 @@ def select(database: str, query: Query) -> tuple[str, dict[str, Any]]:
         "is_final",
         "drift",
         "status",
+        "final_ratio",
+        *(["length_ms"] if query.metric.session else []),
     ]
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
-    order = ", ".join(f"{name} DESC" for name in ("window_start", *dimensions))
+    order = ", ".join(f"{name} DESC" for name in ("window_start", *named))
     return (
         f"SELECT {', '.join(columns)}\nFROM {quote(database)}.{quote(view)}{where}\nORDER BY {order}\n"
         "LIMIT {most:UInt64}",
@@ -239,5 +258,16 @@ def _filters(texts: Sequence[str]) -> dict[str, list[str]]:
     return filters
 
 
-def _plain(value: Value | None) -> int | float | str | None:
-    return str(value) if isinstance(value, Decimal) else value
+def _value(value: Any) -> Value:  # noqa: ANN401 - what the driver makes of a column
+    if isinstance(value, list | tuple):
+        pairs = [tuple(entry.values()) if isinstance(entry, dict) else entry for entry in value]
+        return [{"item": item, "count": count} for item, count in pairs]
+    found: Value = value
+    return found
+
+
+def _plain(value: Value) -> int | float | str | list[Item] | None:
+    if isinstance(value, Decimal):
+        return str(value)
+    # JSON has neither infinities nor NaN, which a float sum may reach
+    return None if isinstance(value, float) and not math.isfinite(value) else value

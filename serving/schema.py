@@ -1,70 +1,80 @@
 """The ClickHouse tables of one source, generated from its catalog.
 
 One database per source. Per metric: what the speed layer published (`speed_<m>`), what the batch layer says it had to
-publish (`expected_<m>`) and the exact values (`batch_<m>`). Per source: the ledger, exceptions, watermarks, batch runs,
-publications and certificates. Every statement is additive and may be run again at any time.
+publish (`expected_<m>`) and the exact slices (`batch_<m>`); a ratio has views only. Per source: the ledger, exceptions,
+watermarks, batch runs, publications and certificates. Every statement is additive and may be run again at any time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import quote
 from metrics.catalog import Catalog, Metric
-from serving import views
+from metrics.fold import SESSION_KEY
+from serving.alert_tables import alert_tables
 from serving.evolution import evolve
+from serving.lookup_tables import lookup_tables
 from serving.table import INSTANT, TIME, Table
+from serving.versions import record, versions_table
+from serving.views import views
 
 
 def tables(catalog: Catalog) -> tuple[Table, ...]:
     """Every table of the catalog's source: first those of the source, then three per metric."""
-    return (*_source_tables(), *(table for metric in catalog.metrics for table in metric_tables(metric)))
+    of_metrics = (table for metric in catalog.metrics for table in metric_tables(metric))
+    return (*_source_tables(), *alert_tables(), versions_table(), *lookup_tables(catalog.lookups), *of_metrics)
 
 
 def metric_tables(metric: Metric) -> tuple[Table, Table, Table]:
     """`speed_<m>`, `expected_<m>` and `batch_<m>` of one metric.
 
     `speed_<m>` and `expected_<m>` hold one row per (metric_version, slice_start, dimensions) with `events`, the number
-    of events folded, and the aggregation's state columns. `batch_<m>` holds one row per (metric_version, grain,
-    window_start, dimensions): `value` counts every well-formed event once, `value_counted` only those the speed layer
-    counted, `value_with_late` those and the late ones.
+    of events folded, and the aggregation's state columns. `batch_<m>` holds exact slices, once per `reading`: `exact`
+    counts every well-formed event once, `counted` only those the speed layer counted, `with_late` those and the late
+    ones. It has the same columns; where the aggregation is `by_value` it has a row per distinct value instead, with
+    `item` and `n`, how many events have it.
+
+    Of sessions, `window_start`, `window_end`, `length_ms` (from the first event to the last) and `session_key` stand
+    instead of `slice_start`. `speed_<m>` then also has `chain_events`, the events of all sessions that follow one
+    another without a gap, by which the more complete row replaces the other, and `is_deleted`: 1 for a tombstone, whose
+    session has become part of another.
     """
+    version = ("metric_version", "String")
     dimensions = tuple((name, "String") for name in metric.by)
-    states = tuple((column.name, column.clickhouse_type) for column in metric.agg.state)
-    value = metric.agg.value_type
+    if metric.session:
+        times: tuple[tuple[str, str], ...] = (
+            ("window_start", TIME),
+            ("window_end", TIME),
+            ("length_ms", "UInt64"),
+            (SESSION_KEY, "String"),
+        )
+        key: tuple[str, ...] = ("window_start", SESSION_KEY, *metric.by)
+        chain: tuple[tuple[str, str], ...] = (("chain_events", "UInt64"), ("is_deleted", "UInt8"))
+    else:
+        times, key, chain = (("slice_start", TIME),), ("slice_start", *metric.by), ()
+    states = (("events", "UInt64"), *((column.name, column.clickhouse_type) for column in metric.agg.state))
+    exact = (("item", f"Nullable({metric.agg.item_type})"), ("n", "UInt64")) if metric.agg.by_value else states
     run = (("run_id", "String"), ("partition", "Date"))
-    slices = (
-        ("metric_version", "String"),
-        ("slice_start", TIME),
-        *dimensions,
-        ("events", "UInt64"),
-        *states,
-    )
-    slice_key = ("metric_version", "slice_start", *metric.by)
+    written = (("pane", "LowCardinality(String)"), ("written_at", f"{TIME} DEFAULT now64(3)"))
     return (
         Table(
             f"speed_{metric.name}",
-            (*slices, ("pane", "LowCardinality(String)"), ("written_at", f"{TIME} DEFAULT now64(3)")),
-            slice_key,
+            (version, *times, *dimensions, *states, *chain, *written),
+            ("metric_version", *key),
             replacing=True,
-            version="events",
+            version="chain_events" if metric.session else "events",
         ),
-        Table(f"expected_{metric.name}", (*run, *slices), slice_key, partition_by=("partition", "run_id")),
+        Table(
+            f"expected_{metric.name}",
+            (*run, version, *times, *dimensions, *states),
+            ("metric_version", *key),
+            partition_by=("partition", "run_id"),
+        ),
         Table(
             f"batch_{metric.name}",
-            (
-                *run,
-                ("metric_version", "String"),
-                ("grain", "LowCardinality(String)"),
-                ("window_start", TIME),
-                ("window_end", TIME),
-                *dimensions,
-                ("events", "UInt64"),
-                ("value", value),
-                ("value_with_late", value),
-                ("value_counted", value),
-            ),
-            ("metric_version", "grain", "window_start", *metric.by),
+            (*run, version, ("reading", "LowCardinality(String)"), *times, *dimensions, *exact),
+            ("metric_version", "reading", *key),
             partition_by=("partition", "run_id"),
         ),
     )
@@ -104,6 +114,21 @@ def _source_tables() -> Iterable[Table]:
             ("topic", "topic_partition"),
             replacing=True,
             version="next_offset",
+        ),
+        Table(
+            "speed_alarms",
+            (
+                ("group_id", "String"),
+                ("metrics", "Array(String)"),
+                ("dimension", "String"),
+                ("rows", "UInt64"),
+                ("slice_start", TIME),
+                ("text", "String"),
+                ("at", f"{TIME} DEFAULT now64(3)"),
+            ),
+            ("group_id", "slice_start"),
+            replacing=True,
+            version="rows",
         ),
         Table(
             "batch_runs",
@@ -146,22 +171,44 @@ def _source_tables() -> Iterable[Table]:
     )
 
 
-def ddl(catalog: Catalog, database: str) -> list[str]:
-    """Statements that create the database, then its tables, then its views; running them again changes no row."""
+def ddl(catalog: Catalog, database: str, beside: Collection[str] = ()) -> list[str]:
+    """Statements that create the database, then its tables, then its views; running them again changes no row.
+
+    Args:
+        catalog: the source's.
+        database: its database.
+        beside: metrics whose name shows another version than the catalog's.
+    """
     return [
         f"CREATE DATABASE IF NOT EXISTS {quote(database)}",
         *(table.create(database) for table in tables(catalog)),
-        *views.ddl(catalog, database),
+        *(view.create(database) for view in views(catalog, database, beside)),
     ]
 
 
 def apply(client: Client, catalog: Catalog, database: str) -> None:
     """Bring the database to the catalog's shape: tables are added, views replaced, no row is dropped.
 
-    A table whose columns or key can no longer hold its metric, because the definition changed, is set aside under
-    another name; a column that is merely missing is added.
+    A metric whose definition changed keeps showing its old version, beside which the new one gets views of its own,
+    until `versions.switch`. Where its tables can no longer hold it, because their columns or key are others, they are
+    set aside under another name and the new version is shown at once. A column that is merely missing is added.
     """
     client.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
-    evolve(client, database, tables(catalog))
-    for statement in ddl(catalog, database):
-        client.command(statement)
+    aside = evolve(client, database, tables(catalog))
+    there = _comments(client, database)
+    for table in tables(catalog):
+        if table.name not in there:
+            client.command(table.create(database))
+    replaced = [m for m in catalog.shown if any(f"speed_{operand.name}" in aside for operand in m.operands)]
+    now = record(client, database, catalog, replaced)
+    beside = {metric.name for metric in catalog.shown if not now.is_active(metric)}
+    for view in views(catalog, database, beside):
+        if there.get(view.name) != view.digest:
+            client.command(view.create(database))
+
+
+def _comments(client: Client, database: str) -> dict[str, str]:
+    """Tables and views that are there, with their comments."""
+    sql = "SELECT name, comment FROM system.tables WHERE database = {database:String}"
+    rows = client.query(sql, parameters={"database": database}).result_rows
+    return {str(name): str(comment) for name, comment in rows}

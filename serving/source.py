@@ -7,7 +7,7 @@ from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import connect, quote
 from infra.settings import Settings
-from metrics.catalog import Catalog, Metric
+from metrics.catalog import Catalog, ShownMetric
 from serving.query import Query, Row, rows
 from serving.status import Status, read_status
 
@@ -51,16 +51,16 @@ class Source:
         """The source's status."""
         return read_status(self.client, self.database)
 
-    def latest(self, metric: Metric) -> datetime | None:
-        """Start of the latest slice or window that either layer has of the metric; None before there is any."""
+    def latest(self, metric: ShownMetric) -> datetime | None:
+        """Start of the latest slice or session that either layer has of the metric; None before there is any."""
+        column = "window_start" if metric.session else "slice_start"
         parts = [
-            f"SELECT max({column}) AS latest, count() AS n FROM {quote(self.database)}.{quote(table)}"
-            " WHERE metric_version = {version:String}"
-            for table, column in (
-                (f"speed_{metric.name}", "slice_start"),
-                (f"batch_{metric.name}", "window_start"),
-            )
+            f"SELECT max({column}) AS latest, count() AS n FROM {quote(self.database)}.{quote(layer + operand.name)}"
+            f" WHERE metric_version = {{version_{index}:String}}"
+            for index, operand in enumerate(metric.operands)
+            for layer in ("speed_", "batch_")
         ]
+        versions = {f"version_{index}": version for index, version in enumerate(metric.versions)}
         sql = f"SELECT max(latest), sum(n) FROM ({' UNION ALL '.join(parts)})"
-        ((latest, found),) = self.client.query(sql, parameters={"version": metric.metric_version}).result_rows
+        ((latest, found),) = self.client.query(sql, parameters=versions).result_rows
         return latest if found else None

@@ -1,4 +1,4 @@
-"""How far a source's data has come: watermark, what was read, which days are published and certified."""
+"""How far a source's data has come: watermark, what was read, published and certified days, and what is amiss."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -8,6 +8,9 @@ from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import quote
 from serving.query import iso
+
+ALARMS_SHOWN_H = 24
+"""An alarm of very many dimension values is shown so long after it was raised."""
 
 LEDGER_COLUMNS = ("records", "counted", "late", "duplicate", "id_conflict", "dead_letter")
 
@@ -45,6 +48,38 @@ class Day:
 
 
 @dataclass(frozen=True)
+class Crowd:
+    """The latest alarm of a group of metrics whose slices have very many rows.
+
+    Attributes:
+        metrics: their names.
+        dimension: the one with the most distinct values.
+        rows: about how many rows the slice has.
+        slice_start: of that slice.
+        at: when the alarm was raised.
+        text: what to tell a reader.
+    """
+
+    metrics: tuple[str, ...]
+    dimension: str
+    rows: int
+    slice_start: datetime
+    at: datetime
+    text: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The alarm as the API prints it."""
+        return {
+            "metrics": list(self.metrics),
+            "dimension": self.dimension,
+            "rows": self.rows,
+            "slice_start": iso(self.slice_start),
+            "at": iso(self.at),
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of one source, read at one moment.
 
@@ -55,6 +90,7 @@ class Status:
         freshness_s: seconds since then; None likewise.
         days: published days, oldest first.
         ledger: records read by the speed layer and their dispositions.
+        alarms: of very many dimension values, by group of metrics, latest first.
     """
 
     watermark: datetime | None
@@ -63,6 +99,7 @@ class Status:
     freshness_s: float | None
     days: tuple[Day, ...]
     ledger: dict[str, int]
+    alarms: tuple[Crowd, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The status as the API prints it."""
@@ -73,6 +110,7 @@ class Status:
             "freshness_seconds": self.freshness_s,
             "partitions": [day.as_json() for day in self.days],
             "ledger": self.ledger,
+            "alarms": [alarm.as_json() for alarm in self.alarms],
         }
 
 
@@ -95,6 +133,11 @@ def read_status(client: Client, database: str) -> Status:
         f" FROM {name}.certificates AS c GROUP BY c.partition, c.run_id) AS k\n"
         "ON d.partition = k.partition AND d.run_id = k.run_id\nORDER BY d.partition"
     ).result_rows
+    alarms = client.query(
+        "SELECT a.metrics, a.dimension, a.rows, a.slice_start, a.at, a.text\n"
+        f"FROM {name}.speed_alarms AS a FINAL WHERE a.at > now64(3) - toIntervalHour({ALARMS_SHOWN_H})\n"
+        "ORDER BY a.at DESC, a.slice_start DESC LIMIT 1 BY a.group_id"
+    ).result_rows
     partitions, watermark, published_at, watermark_age_ms, freshness_ms = progress
     known = partitions > 0
     return Status(
@@ -106,4 +149,5 @@ def read_status(client: Client, database: str) -> Status:
             Day(day, run, at, bool(certified), verdict, residual) for day, run, at, certified, verdict, residual in days
         ),
         dict(zip(LEDGER_COLUMNS, ledger, strict=True)),
+        tuple(Crowd(tuple(metrics), *others) for metrics, *others in alarms),
     )

@@ -1,232 +1,131 @@
-"""The SQL of the serving views: slices merged into windows, and one layer chosen per window.
+"""The serving views: slices merged into windows, and one layer chosen for what is served.
 
 Per metric and grain there are three views. `<m>_<grain>__speed` is what the speed layer published, `<m>_<grain>__batch`
-is what the batch layer currently publishes, and `<m>_<grain>` shows every window once: from batch when the UTC day in
-which the window starts is published and certified for this metric version, else from speed.
+is what the batch layer currently publishes, and `<m>_<grain>` shows every window once: from batch as far as the UTC
+days of the window are published and certified for this metric version, else from speed.
 
-Every number is computed in one place: `presented` merges slices for the speed view here and for the expected states in
-reconciliation, so that the two cannot differ by their SQL.
+Columns: `window_start, window_end, [session_key], <dimensions>, [length_ms], value, lower, upper, [events], layer,
+is_final, status, drift, metric_version, as_of, final_ratio`. Those of sessions alone are `session_key` and `length_ms`;
+a ratio has no `events`.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
 
 from infra.clickhouse import quote
-from metrics.aggregation import StateColumn
-from metrics.catalog import Catalog, Metric
-from metrics.window import TumblingWindow, milliseconds
+from metrics.catalog import Catalog, RatioMetric, ShownMetric
+from serving import layers, ratio
+from serving.days import Days, text
+from serving.presented import dimensions, keys, presented, presented_items
+from serving.versions import view_name
+
+__all__ = ["View", "dimensions", "presented", "presented_items", "view_name", "views"]
+
+DRIFT_TOLERANCE = 1e-9
+"""Floats that differ by less, relative to the greater, are the same: only the order of their sums differs."""
+
+_WHOLE = ("UInt64", "Int64")
 
 
-def view_name(metric: Metric, grain: str) -> str:
-    """Unquoted name of the served view, such as `revenue_1m`."""
-    return f"{metric.name}_{grain}"
+@dataclass(frozen=True)
+class View:
+    """A view as a value: its unquoted name and the SELECT that it stands for."""
+
+    name: str
+    body: str
+
+    @property
+    def digest(self) -> str:
+        """The same for the same SELECT; kept as the view's comment, by which an unchanged view is left alone."""
+        return hashlib.sha256(self.body.encode()).hexdigest()[:16]
+
+    def create(self, database: str) -> str:
+        """`CREATE OR REPLACE VIEW` with every identifier quoted."""
+        target = f"{quote(database)}.{quote(self.name)}"
+        return f"CREATE OR REPLACE VIEW {target} AS\n{self.body}\nCOMMENT '{self.digest}'"
 
 
-def ddl(catalog: Catalog, database: str) -> list[str]:
-    """`CREATE OR REPLACE VIEW` for each metric and grain: speed, batch, then the served view that reads both."""
-    statements = []
-    for metric in catalog.metrics:
-        for window in metric.windows:
-            name = view_name(metric, window.grain)
-            for suffix, body in (
-                ("__speed", speed_sql(metric, window.grain, database, catalog.allowed_lateness)),
-                ("__batch", batch_sql(metric, window.grain, database)),
-                ("", served_sql(metric, window.grain, database)),
-            ):
-                statements.append(f"CREATE OR REPLACE VIEW {quote(database)}.{quote(name + suffix)} AS\n{body}")
-    return statements
-
-
-def presented(metric: Metric, grain: str, relation_sql: str, also: Iterable[str] = ()) -> str:
-    """SELECT that merges a metric's slices into windows and presents their states.
+def views(catalog: Catalog, database: str, beside: Collection[str] = ()) -> list[View]:
+    """The views of each metric and grain: speed, batch, then the served view.
 
     Args:
-        metric: the metric whose states the relation holds.
-        grain: one of the metric's grains.
-        relation_sql: a table, or a SELECT in parentheses, with one row per (slice_start, dimensions) of a single metric
-            version: `slice_start`, the dimensions, `events` and the state columns. A replacing table needs `FINAL`.
-        also: further aggregate expressions over the relation `s`, each with an alias, carried to the result.
-
-    Returns:
-        SQL with one row per (window_start, dimensions): `window_start, window_end, <dimensions>, events, value, lower,
-        upper` and the aliases of `also`. The end of a window is exclusive; bounds of an exact aggregation are NULL.
+        catalog: the source's.
+        database: its database.
+        beside: metrics whose name shows another version, so that these views are named by their version.
     """
-    window = metric.window(grain)
-    start = _window_start("s.slice_start", window)
-    shown_as = metric.agg.present_sql()
-    dimensions = [quote(name) for name in metric.by]
-    merged = [
-        f"{start} AS window_start",
-        *(f"s.{name} AS {name}" for name in dimensions),
-        "sum(s.events) AS events",
-        *(_merge(column) for column in metric.agg.state),
-        *also,
-    ]
-    carried = [expression.rsplit(" AS ", 1)[1] for expression in also]
-    shown = [
-        "w.window_start AS window_start",
-        f"w.window_start + toIntervalMillisecond({window.size_ms}) AS window_end",
-        *(f"w.{name} AS {name}" for name in dimensions),
-        "w.events AS events",
-        f"CAST({shown_as.value} AS {metric.agg.value_type}) AS value",
-        f"CAST({shown_as.lower} AS Nullable({metric.agg.value_type})) AS lower",
-        f"CAST({shown_as.upper} AS Nullable({metric.agg.value_type})) AS upper",
-        *(f"w.{name} AS {name}" for name in carried),
-    ]
-    return (
-        f"SELECT {', '.join(shown)}\nFROM (\n"
-        f"  SELECT {', '.join(merged)}\n  FROM {relation_sql} AS s\n"
-        f"  GROUP BY {', '.join([start, *(f's.{name}' for name in dimensions)])}\n) AS w"
+    found = []
+    for metric in catalog.shown:
+        for grain in metric.grains:
+            name = view_name(metric, grain, metric.metric_version if metric.name in beside else None)
+            found += [
+                View(f"{name}__speed", speed_sql(metric, grain, database, catalog.allowed_lateness)),
+                View(f"{name}__batch", batch_sql(metric, grain, database)),
+                View(name, served_sql(metric, grain, database, catalog.allowed_lateness)),
+            ]
+    return found
+
+
+def speed_sql(metric: ShownMetric, grain: str, database: str, allowed_lateness: timedelta) -> str:
+    """What the speed layer shows: see `layers.speed`."""
+    rows = (
+        ratio.speed(metric, grain, database, allowed_lateness)
+        if isinstance(metric, RatioMetric)
+        else layers.speed(metric, grain, database, allowed_lateness)
     )
+    return _view(metric, rows, "'speed'", "'provisional'", "CAST(NULL AS Nullable(Float64))")
 
 
-def speed_sql(metric: Metric, grain: str, database: str, allowed_lateness: timedelta) -> str:
-    """Windows merged from the most complete published slices; `as_of` is when the last of them was written.
-
-    A window is final once the data watermark of every topic partition has passed its end and the lateness: what comes
-    later for it is late, and never counted by this layer.
-    """
-    columns = [quote(name) for name in ("slice_start", *metric.by, "events", *_state_names(metric), "written_at")]
-    # FINAL: a slice that was written several times counts once, as its most complete row
-    relation = (
-        f"(SELECT {', '.join(columns)} FROM {_table(database, f'speed_{metric.name}')} FINAL"
-        f" WHERE metric_version = {_text(metric.metric_version)})"
-    )
-    watermark = f"(SELECT min(watermark) FROM {_table(database, 'watermarks')} FINAL)"
-    shown = [
-        *_shown_columns(metric, "p"),
-        "p.events AS events",
-        "'speed' AS layer",
-        f"p.window_end + toIntervalMillisecond({milliseconds(allowed_lateness)}) <= {watermark} AS is_final",
-        "'provisional' AS status",
-        "CAST(NULL AS Nullable(Float64)) AS drift",
-        f"{_text(metric.metric_version)} AS metric_version",
-        "p.as_of AS as_of",
-    ]
-    windows = presented(metric, grain, relation, also=("max(s.written_at) AS as_of",))
-    return f"SELECT {', '.join(shown)}\nFROM (\n{windows}\n) AS p"
+def batch_sql(metric: ShownMetric, grain: str, database: str) -> str:
+    """What the batch layer publishes: see `layers.batch`."""
+    days = Days(database, metric.versions)
+    rows = ratio.batch(metric, grain, days) if isinstance(metric, RatioMetric) else layers.batch(metric, grain, days)
+    status = "if(v.is_final, 'certified', 'provisional')"
+    return _view(metric, rows, "'batch'", status, "CAST(NULL AS Nullable(Float64))")
 
 
-def batch_sql(metric: Metric, grain: str, database: str) -> str:
-    """Exact windows of the run that each day currently publishes, certified or not; `as_of` is when it was published.
+def served_sql(metric: ShownMetric, grain: str, database: str, allowed_lateness: timedelta) -> str:
+    """Each window once; `drift` is the certified value less what the speed layer shows for it.
 
-    Besides the columns of a served view: `value_with_late`, `value_counted`, `run_id` and `partition`.
-    """
-    metric.window(grain)
-    unbounded = f"CAST(NULL AS Nullable({metric.agg.value_type}))"
-    shown = [
-        *(f"b.{name} AS {name}" for name in _keys(metric)),
-        "b.value AS value",
-        f"{unbounded} AS lower",
-        f"{unbounded} AS upper",
-        "b.events AS events",
-        "'batch' AS layer",
-        "p.certified AS is_final",
-        "if(p.certified, 'certified', 'provisional') AS status",
-        "CAST(NULL AS Nullable(Float64)) AS drift",
-        "b.metric_version AS metric_version",
-        "p.published_at AS as_of",
-        "b.value_with_late AS value_with_late",
-        "b.value_counted AS value_counted",
-        "b.run_id AS run_id",
-        "b.partition AS partition",
-    ]
-    return (
-        f"SELECT {', '.join(shown)}\nFROM {_table(database, f'batch_{metric.name}')} AS b\n"
-        f"INNER JOIN (\n{_days(metric, database)}\n) AS p ON b.partition = p.partition AND b.run_id = p.run_id\n"
-        # 0: the exact values take none of the window's events, as when all are copies whose originals lie elsewhere
-        f"WHERE b.metric_version = {_text(metric.metric_version)} AND b.grain = {_text(grain)} AND b.events > 0"
-    )
-
-
-def served_sql(metric: Metric, grain: str, database: str) -> str:
-    """Each window once, from one layer; `drift` is the certified value less what the speed layer shows for it.
-
-    The union is grouped by window and dimensions, so that a window cannot appear twice whatever the tables hold. On a
+    The layers are grouped by window and dimensions, so that a window cannot appear twice whatever the tables hold. On a
     certified day only the windows that batch has are shown: a window that speed alone has there is a defect, not data.
     """
-    name = view_name(metric, grain)
-    keys = _keys(metric)
-    columns = ", ".join([*keys, "value", "lower", "upper", "is_final", "as_of"])
-    certified = f"(SELECT partition FROM (\n{_days(metric, database)}\n) WHERE certified)"
-    speed = f"SELECT {columns}, false AS is_batch FROM {_table(database, name + '__speed')}"
-    batch = f"SELECT {columns}, true AS is_batch FROM {_table(database, name + '__batch')} WHERE is_final"
-    folded = [
-        *(f"u.{key} AS {key}" for key in keys),
-        "max(u.is_batch) AS from_batch",
-        "countIf(NOT u.is_batch) > 0 AS from_speed",
-        "anyIf(u.value, u.is_batch) AS exact_value",
-        "anyIf(u.value, NOT u.is_batch) AS speed_value",
-        "anyIf(u.lower, NOT u.is_batch) AS speed_lower",
-        "anyIf(u.upper, NOT u.is_batch) AS speed_upper",
-        "max(u.is_final) AS final",
-        "if(max(u.is_batch), maxIf(u.as_of, u.is_batch), max(u.as_of)) AS shown_as_of",
-    ]
+    days = Days(database, metric.versions)
+    rows = (
+        ratio.served(metric, grain, days, allowed_lateness)
+        if isinstance(metric, RatioMetric)
+        else layers.served(metric, grain, days, allowed_lateness)
+    )
+    layer = "if(v.from_batch, 'batch', 'speed')"
+    status = "if(v.from_batch, 'certified', 'provisional')"
+    return _view(metric, rows, layer, status, _drift(metric)) + "\nWHERE v.is_shown"
+
+
+def _view(metric: ShownMetric, rows: str, layer: str, status: str, drift: str) -> str:
+    events = () if isinstance(metric, RatioMetric) else ("events",)
     shown = [
-        *(f"c.{key} AS {key}" for key in keys),
-        "if(c.from_batch, c.exact_value, c.speed_value) AS value",
-        "if(c.from_batch, NULL, c.speed_lower) AS lower",
-        "if(c.from_batch, NULL, c.speed_upper) AS upper",
-        "if(c.from_batch, 'batch', 'speed') AS layer",
-        "c.final AS is_final",
-        "if(c.from_batch, 'certified', 'provisional') AS status",
-        "if(c.from_batch AND c.from_speed, toFloat64(c.exact_value - c.speed_value), NULL) AS drift",
-        f"{_text(metric.metric_version)} AS metric_version",
-        "c.shown_as_of AS as_of",
+        *(f"v.{name} AS {name}" for name in (*keys(metric), "value", "lower", "upper", *events)),
+        f"{layer} AS layer",
+        "v.is_final AS is_final",
+        f"{status} AS status",
+        f"{drift} AS drift",
+        f"{text(metric.metric_version)} AS metric_version",
+        "v.as_of AS as_of",
+        "v.final_ratio AS final_ratio",
     ]
-    return (
-        f"SELECT {', '.join(shown)}\nFROM (\nSELECT {', '.join(folded)}\nFROM (\n{speed}\nUNION ALL\n{batch}\n) AS u\n"
-        f"GROUP BY {', '.join(f'u.{key}' for key in keys)}\n) AS c\n"
-        f"WHERE c.from_batch OR toDate(c.window_start) NOT IN {certified}"
-    )
+    return f"SELECT {', '.join(shown)}\nFROM (\n{rows}\n) AS v"
 
 
-def _days(metric: Metric, database: str) -> str:
-    """Days whose current publication covers this metric version: partition, run_id, published_at, certified."""
-    publications = _table(database, "publications")
-    certificates = _table(database, "certificates")
-    # columns are qualified: a bare name would mean the alias, which is an aggregate itself
-    return (
-        "SELECT d.partition AS partition, d.run_id AS run_id, d.published_at AS published_at,"
-        " coalesce(k.certified, false) AS certified\n"
-        "FROM (SELECT p.partition AS partition, argMax(p.run_id, p.published_at) AS run_id,"
-        " argMax(p.metric_versions, p.published_at) AS covered, max(p.published_at) AS published_at"
-        f" FROM {publications} AS p GROUP BY p.partition) AS d\n"
-        "LEFT JOIN (SELECT c.partition AS partition, c.run_id AS run_id, argMax(c.certified, c.issued_at) AS certified"
-        f" FROM {certificates} AS c GROUP BY c.partition, c.run_id) AS k\n"
-        "ON d.partition = k.partition AND d.run_id = k.run_id\n"
-        f"WHERE has(d.covered, {_text(metric.metric_version)})"
-    )
-
-
-def _window_start(column: str, window: TumblingWindow) -> str:
-    """Start of the tumbling window that holds a time; also right before 1970, where integer division rounds upwards."""
-    millis = f"toUnixTimestamp64Milli({column})"
-    return f"fromUnixTimestamp64Milli({millis} - positiveModulo({millis}, {window.size_ms}), 'UTC')"
-
-
-def _merge(column: StateColumn) -> str:
-    return f"{column.merge_sql}(s.{quote(column.name)}) AS {quote(column.name)}"
-
-
-def _keys(metric: Metric) -> list[str]:
-    """The columns that name a window, quoted."""
-    return ["window_start", "window_end", *map(quote, metric.by)]
-
-
-def _shown_columns(metric: Metric, relation: str) -> list[str]:
-    return [f"{relation}.{name} AS {name}" for name in (*_keys(metric), "value", "lower", "upper")]
-
-
-def _state_names(metric: Metric) -> tuple[str, ...]:
-    return tuple(column.name for column in metric.agg.state)
-
-
-def _table(database: str, name: str) -> str:
-    return f"{quote(database)}.{quote(name)}"
-
-
-def _text(value: str) -> str:
-    """A string literal: views take no bound parameters."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def _drift(metric: ShownMetric) -> str:
+    """The certified value less speed's; NULL where there are not both, or where values are no numbers."""
+    kind = metric.value_type
+    if kind.startswith("Array") or kind in {"String", "Bool"}:
+        return "CAST(NULL AS Nullable(Float64))"
+    apart = "v.value - v.speed_value"
+    if kind in _WHOLE:
+        apart = "toInt128(v.value) - toInt128(v.speed_value)"
+    if kind == "Float64":
+        near = f"abs({apart}) < {DRIFT_TOLERANCE} * greatest(abs(v.value), abs(v.speed_value))"
+        apart = f"if({near}, 0, {apart})"
+    return f"CAST(if(v.from_batch AND v.from_speed, toFloat64({apart}), NULL) AS Nullable(Float64))"

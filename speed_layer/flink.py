@@ -30,12 +30,16 @@ def configure(settings: Settings) -> Path:
     """Writes the configuration of an embedded Flink; returns its directory."""
     directory = settings.data_dir.absolute() / "flink" / "conf"
     directory.mkdir(parents=True, exist_ok=True)
+    scratch = settings.data_dir.absolute() / "flink" / "rocksdb"
     options = {
         "rest.address": settings.host,
         "rest.bind-address": settings.host,
         "rest.bind-port": f"{settings.flink_ui_port}-{settings.flink_ui_port + PORTS - 1}",
         # A write that waits for ClickHouse, or a read that waits for Kafka, holds a checkpoint up; that is no failure.
         "execution.checkpointing.tolerable-failed-checkpoints": 1_000_000,
+        # RocksDB works in a directory of each task's own, and a checkpoint holds what changed since the last.
+        "state.backend.rocksdb.localdir": str(scratch),
+        "state.backend.incremental": "true",
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "1 s",
         "restart-strategy.exponential-delay.max-backoff": "10 s",

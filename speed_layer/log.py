@@ -13,10 +13,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from infra import kafka
+from infra.avro import unframe_of
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.disposition import PartitionReader
 from metrics.window import milliseconds
+from speed_layer.lookups import PartitionLookups
 
 LARGEST_CHUNK = 100_000
 LARGEST_CHUNK_BYTES = 64 << 20
@@ -61,7 +63,10 @@ class PartitionLog:
 
     def __init__(self, settings: Settings, catalog: Catalog, topic_partition: int) -> None:
         self.topic_partition = topic_partition
-        self.reader = PartitionReader(catalog)
+        # A registry that is away is waited for, as Kafka is: no record is judged by it.
+        self._unframe = unframe_of(settings, catalog, patience_s=None)
+        self.lookups = PartitionLookups(settings, catalog, topic_partition) if catalog.lookups else None
+        self.reader = self._new_reader(catalog)
         self.beaten: int | None = None
         self.beat_again = 0.0
         self.watermark: int | None = None
@@ -83,7 +88,9 @@ class PartitionLog:
         if self._position == offset:
             return
         begin = begin_of(self._settings, self._catalog, self.topic_partition)
-        self.reader = PartitionReader(self._catalog)
+        self.reader = self._new_reader(self._catalog)
+        if self.lookups:
+            self.lookups.recall(offset)
         self.watermark = None
         self._assign(max(begin, offset - self._catalog.dedup_horizon))
         while self._position is not None and self._position < offset:
@@ -107,6 +114,9 @@ class PartitionLog:
     def close(self) -> None:
         """Closes the consumer."""
         self._consumer.close()
+
+    def _new_reader(self, catalog: Catalog) -> PartitionReader:
+        return PartitionReader(catalog, self._unframe, self.lookups.join if self.lookups else None)
 
     def _observe(self, records: Records) -> None:
         if records.times:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import grpc
@@ -22,14 +22,20 @@ from infra.clickhouse import connect
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving import schema
+from serving.versions import note_live
 from speed_layer import flink, jobs, published
 from speed_layer.log import greatest_watermark
+from speed_layer.lookups import Archiving
 from speed_layer.pipeline import build
 from speed_layer.publish import progress_ddl
 from speed_layer.published import Goal
 
 POLL_S = 0.5
 DRAIN_S = 10.0
+_FOREVER = 1 << 62
+LOOKUP_PARTITIONS = 1
+"""Partitions of a lookup's topic that does not exist yet."""
+
 LARGEST_LETTER_BYTES = 16 << 20
 """Dead letters hold the raw bytes of what may have been too large, and headers."""
 
@@ -52,7 +58,12 @@ class Watch:
     sleep: Callable[[float], object]
 
 
-def run(settings: Settings, catalog: Catalog, until_drained: bool = False) -> int:  # noqa: FBT001, FBT002
+def run(
+    settings: Settings,
+    catalog: Catalog,
+    until_drained: bool = False,  # noqa: FBT001, FBT002
+    only: Collection[str] = (),
+) -> int:
     """Runs the speed layer until SIGTERM or SIGINT, or until the log as of now is published.
 
     Args:
@@ -60,6 +71,8 @@ def run(settings: Settings, catalog: Catalog, until_drained: bool = False) -> in
         catalog: What to compute.
         until_drained: End once everything before the log's end offsets as of now is in the tables, and all slices
             whose end the watermark has passed have had their on-time pane.
+        only: Metrics to compute beside a speed layer that runs with an older catalog: this one leaves dead letters,
+            late events and alerts to the other. None: all metrics, and everything else.
 
     Returns:
         The exit code: 0.
@@ -74,19 +87,23 @@ def run(settings: Settings, catalog: Catalog, until_drained: bool = False) -> in
     if threading.current_thread() is threading.main_thread():
         former = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return _Run(settings, catalog, Watch(stop, stop.wait)).until(drained=until_drained)
+        return _Run(settings, catalog, Watch(stop, stop.wait), only).until(drained=until_drained)
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
 class _Run:
-    def __init__(self, settings: Settings, catalog: Catalog, watch: Watch) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, watch: Watch, only: Collection[str] = ()) -> None:
         self._settings = settings
-        self._catalog = catalog
+        self._whole = catalog
+        self._catalog = catalog.only(only) if only else catalog
+        self._beside = bool(only)
         self._watch = watch
         self._database = settings.database(catalog.source)
-        self._name = f"lockstep-{self._database}-{catalog.version}"
+        # a job beside another has a name that the other does not take for an older version of itself
+        self._prefixes = [f"lockstep-{self._database}+", f"lockstep-{self._database}-"][: 1 if only else 2]
+        self._name = f"{self._prefixes[-1]}{self._catalog.version}"
         self._job: str | None = None
         self._own = False
 
@@ -95,15 +112,30 @@ class _Run:
         kafka.ensure_topics(settings, _missing(settings, {catalog.topic: catalog.topic_partitions}))
         letters = {"max.message.bytes": str(LARGEST_LETTER_BYTES)}
         kafka.ensure_topics(settings, _missing(settings, {catalog.dlq_topic: 1, catalog.late_topic: 1}), letters)
-        schema.apply(connect(settings), catalog, self._database)
+        kafka.ensure_topics(settings, _missing(settings, {alert.topic: 1 for alert in catalog.alerts}))
+        topics = {lookup.topic: LOOKUP_PARTITIONS for lookup in catalog.lookups}
+        kafka.ensure_topics(settings, _missing(settings, topics), {"cleanup.policy": "compact"})
+        schema.apply(connect(settings), self._whole, self._database)
         client = connect(settings, self._database)
         client.command(progress_ddl(self._database))
         goal = self._goal()
-        done = published.forget_progress(client, catalog, self._database, goal.ends)
+        if self._beside:
+            done = dict.fromkeys(goal.ends, _FOREVER)
+        else:
+            done = published.forget_progress(client, catalog, self._database, goal.ends)
+        archiving = Archiving(settings, connect(settings, self._database), catalog.lookups)
+        try:
+            return self._run(client, goal, done, drained=drained)
+        finally:
+            archiving.stop()
+
+    def _run(self, client: Client, goal: Goal, done: dict[int, int], *, drained: bool) -> int:
+        catalog = self._catalog
         if drained and published.is_drained(client, catalog, goal):
             logger.info("`%s` is already published up to its end", catalog.topic)
             return 0
         self._ensure_job(done)
+        note_live(client, self._database, catalog.metrics)
         try:
             self._watch_job(lambda: drained and self._is_drained(client, goal), client)
             if not drained:
@@ -122,7 +154,8 @@ class _Run:
                 state = jobs.state(self._settings, self._job)
                 if state not in jobs.LIVE:
                     logger.warning("job `%s` is %s; submitting it again", self._name, state)
-                    self._ensure_job(published.frontier(client, self._catalog))
+                    done = published.frontier(client, self._catalog)
+                    self._ensure_job(dict.fromkeys(done, _FOREVER) if self._beside else done)
             except _AWAY as error:
                 logger.warning("%s; waiting", error)
 
@@ -145,17 +178,17 @@ class _Run:
 
     def _ensure_job(self, done: dict[int, int]) -> None:
         """Takes over this catalog's job if it runs, stops jobs of other versions of it, else submits one."""
-        prefix = f"lockstep-{self._database}-"
         self._job = None
         for job in jobs.jobs(self._settings):
             if job.state in jobs.LIVE and job.name == self._name and self._job is None:
                 self._job = job.id
-            elif job.state in jobs.LIVE and job.name.startswith(prefix):
+            elif job.state in jobs.LIVE and job.name.startswith(tuple(self._prefixes)):
                 jobs.cancel(self._settings, job.id)
         if self._job is not None:
             logger.info("job `%s` is running already", self._name)
             return
-        flink.cancel(self._settings, prefix)
+        for prefix in self._prefixes:
+            flink.cancel(self._settings, prefix)
         partitions = len(kafka.partitions(self._settings, self._catalog.topic))
         pipeline = build(self._settings, self._catalog, uuid.uuid4().hex, self._name, partitions, done)
         self._job = pipeline.run()._job_id

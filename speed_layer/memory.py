@@ -37,7 +37,7 @@ class Memory:
             self._discard(key)
             self._entries[key] = (token, frame, size)
             self._size += size
-            while self._size > self._largest and len(self._entries) > 1:
+            while self._size > self._largest:
                 self._discard(next(iter(self._entries)))
 
     def drop(self, key: str) -> None:
@@ -55,11 +55,11 @@ _MEMORIES: OrderedDict[str, Memory] = OrderedDict()
 _JOBS_AT_ONCE = 2
 
 
-def memory_of(job: str) -> Memory:
-    """This process's memory for a job; those of older jobs are let go."""
+def memory_of(job: str, largest_bytes: int = LARGEST_MEMORY_BYTES) -> Memory:
+    """This process's memory for a job, made with the size that is asked for first; those of older jobs are let go."""
     memory = _MEMORIES.get(job)
     if memory is None:
-        memory = _MEMORIES.setdefault(job, Memory())
+        memory = _MEMORIES.setdefault(job, Memory(largest_bytes))
         while len(_MEMORIES) > _JOBS_AT_ONCE:
             _MEMORIES.popitem(last=False)
     return memory

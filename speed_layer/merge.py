@@ -3,7 +3,8 @@
 Keyed state holds what was folded, as a list of Arrow batches that is appended to and now and then rewritten as one.
 What is merged already stays in memory as well, so that a bundle costs a few columnar operations per group, however many
 keys it touched, and the state is read back only after a failure or a move. A token in the state tells whether the
-memory is of the same history.
+memory is of the same history. Of sessions the state holds instants, and what is published are the rows that a bundle
+changes; see `speed_layer.sessions`.
 """
 
 import secrets
@@ -26,19 +27,29 @@ from apache_beam.utils.windowed_value import WindowedValue
 from metrics.catalog import Catalog
 from metrics.disposition import DISPOSITIONS
 from metrics.fold import Group, groups, merge_states
+from metrics.window import milliseconds
+from speed_layer.cardinality import Alarm, Limits, alarms
 from speed_layer.memory import Memory, memory_of
-from speed_layer.partials import Element, Receipt, decode, from_ipc, to_ipc
+from speed_layer.partials import Element, Partial, Receipt, decode, from_ipc, to_ipc
+from speed_layer.sessions import BLOCK_MS, changed_sessions, merge_instants, unsettled
 
 EARLY, ON_TIME, LATE = "early", "on_time", "late"
 KEEP_MARGIN = timedelta(days=1)
-"""How much longer than lateness a state is kept after its last event, in processing time.
+"""How much longer than lateness a state is kept after its last event; that of slices in processing time.
 
 A state that were cleared when the watermark passes would be gone when the log goes back in time, as it does when an
 older file is ingested. Such events count: what is late is decided by each record alone.
+That of sessions goes by event time and holds what goes back in time by other means: see `sessions.arrivals`.
 """
+
+_WORTH_DROPPING = 4
+"""Settled instants are dropped once they may be one in so many: dropping rewrites the state."""
 
 _REWRITE_AFTER = 24
 """Appended batches after which a key's state is rewritten as one."""
+
+_INSTANTS_PER_BATCH = 1000
+"""What a batch of instants must hold on average, so that its state is not rewritten: most instants never change."""
 
 
 @dataclass
@@ -47,13 +58,17 @@ class PaneBatch:
 
     Attributes:
         panes: By group id, whole states of the slices that changed, with a column `pane`.
+        sessions: By metric, rows of the sessions that changed and tombstones.
         ledger: Rows of topic_partition, block, records and a count per disposition.
         receipts: How many elements of each chunk are in this bundle.
+        alarms: Of slices with very many rows.
     """
 
     panes: dict[str, pl.DataFrame] = field(default_factory=dict)
+    sessions: dict[str, pl.DataFrame] = field(default_factory=dict)
     ledger: list[tuple[int, ...]] = field(default_factory=list)
     receipts: dict[Receipt, int] = field(default_factory=dict)
+    alarms: list[Alarm] = field(default_factory=list)
 
 
 class Meta(msgspec.Struct, array_like=True):
@@ -64,12 +79,27 @@ class Meta(msgspec.Struct, array_like=True):
         batches: Number of Arrow batches in the state.
         open: Starts of slices that have not had their on-time pane, in ms.
         closed: Starts of slices that have.
+        held: Of sessions, by block of event time and topic partition that its events came from: where the watermark
+            must be for its instants to go, in ms.
+        marks: Of sessions, by topic partition: its watermark after its last chunk with events of this key, in ms.
+        reached: Of sessions, what the watermark is known to have passed, in ms.
     """
 
     token: bytes
     batches: int
     open: list[int]
     closed: list[int]
+    held: dict[int, dict[int, int]] = {}
+    marks: dict[int, int] = {}
+    reached: int = 0
+
+    def settled(self) -> list[int]:
+        """Blocks that are held no more: the watermark has passed them, and so have those partitions by themselves.
+
+        A watermark that runs ahead of a partition, as it may when a job starts, must not cut its sessions in two.
+        """
+        passed = {partition: min(mark, self.reached) for partition, mark in self.marks.items()}
+        return [block for block, until in self.held.items() if all(at <= passed[p] for p, at in until.items())]
 
 
 _META = msgspec.msgpack.Decoder(Meta)
@@ -81,17 +111,20 @@ class MergeIntoPanes(beam.PTransform):
     """Elements in, a `PaneBatch` per bundle out.
 
     An early pane per bundle holds the rows that changed. When the watermark passes the end of a slice, an on-time pane
-    holds all its rows; what comes later is in late panes. Rows are always whole states of their slice.
+    holds all its rows; what comes later is in late panes. Rows are always whole states of their slice. Sessions have
+    only early panes.
     """
 
-    def __init__(self, job: str, catalog: Catalog) -> None:
+    def __init__(self, job: str, catalog: Catalog, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
         super().__init__()
         self._job = job
         self._catalog = catalog
+        self._limits = limits
 
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Applies the transform."""
-        return pcoll | "Merge" >> beam.ParDo(MergeStates(self._job, self._catalog)).with_input_types(tuple[str, bytes])
+        merge = MergeStates(self._job, self._catalog, self._limits)
+        return pcoll | "Merge" >> beam.ParDo(merge).with_input_types(tuple[str, bytes])
 
 
 class MergeStates(beam.DoFn):
@@ -102,9 +135,10 @@ class MergeStates(beam.DoFn):
     PANE = TimerSpec("pane", TimeDomain.WATERMARK)
     CLEAR = TimerSpec("clear", TimeDomain.REAL_TIME)
 
-    def __init__(self, job: str, catalog: Catalog) -> None:
+    def __init__(self, job: str, catalog: Catalog, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
         self._job = job
         self._catalog = catalog
+        self._limits = limits
         self._keep = catalog.out_of_orderness + catalog.allowed_lateness + KEEP_MARGIN
         self._groups: dict[str, Group] = {}
         self._bundle = _Bundle()
@@ -136,13 +170,11 @@ class MergeStates(beam.DoFn):
             group = self._groups[name]
             self._append(key, partial.payload, batches, meta)
             now = self._bundle.metas[key]
-            slices = set(from_ipc_slices(self._bundle.added[key][-1]))
-            fresh = slices.difference(now.open, now.closed)
-            if fresh:
-                now.open += fresh
-                for start in fresh:
-                    end = Timestamp(micros=(start + group.slice_width_ms) * 1000)
-                    pane.set(end, dynamic_timer_tag=str(start))
+            if group.session:
+                self._hold(group.session.gap_ms, partial, now, pane)
+                self._release(group, key, now, batches)
+            else:
+                self._open(group, self._bundle.added[key][-1], now, pane)
             meta.write(_pack(now))
             clear.set(Timestamp.now() + Duration(seconds=self._keep.total_seconds()))
 
@@ -154,12 +186,22 @@ class MergeStates(beam.DoFn):
         batches: Any = beam.DoFn.StateParam(BATCHES),  # noqa: ANN401, B008
         meta: Any = beam.DoFn.StateParam(META),  # noqa: ANN401, B008
     ) -> None:
-        """The watermark has passed the end of a slice: its rows are due."""
+        """The watermark has passed the end of a slice, whose rows are due, or that of what a block was held for."""
         group = self._groups[key.partition("|")[0]]
         now = self._known(key, batches, meta)
         if now is None:
             return
         reached = timestamp.micros // 1000
+        if group.session:
+            now.reached = max(now.reached, reached)
+            self._bundle.due[key].add(reached)
+            self._release(group, key, now, batches)
+            if now.batches:
+                meta.write(_pack(now))
+            else:
+                meta.clear()
+                self._bundle.cleared.add(key)
+            return
         due = [start for start in now.open if start + group.slice_width_ms <= reached]
         if not due:  # a timer that fired before was of a later slice
             return
@@ -182,15 +224,13 @@ class MergeStates(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Merges what the bundle took in and puts out its panes."""
-        bundle, memory = self._bundle, memory_of(self._job)
+        bundle, memory = self._bundle, memory_of(self._job, self._limits.memory_bytes)
         batch = PaneBatch(receipts=dict(bundle.receipts), ledger=bundle.ledger_rows())
         by_group: dict[str, list[str]] = defaultdict(list)
         for key in {**bundle.added, **bundle.due}:
             by_group[key.partition("|")[0]].append(key)
         for name, keys in by_group.items():
-            rows = bundle.merge(self._groups[name], keys, memory)
-            if not rows.is_empty():
-                batch.panes[name] = rows
+            bundle.merge(self._groups[name], keys, memory, batch, self._limits)
         for key in bundle.cleared:
             memory.drop(key)
         self._bundle = _Bundle()
@@ -206,10 +246,10 @@ class MergeStates(beam.DoFn):
         if packed is None:
             return None
         now = _META.decode(packed)
-        frame = memory_of(self._job).get(key, now.token)
+        frame = memory_of(self._job, self._limits.memory_bytes).get(key, now.token)
         if frame is None:
             group = self._groups[key.partition("|")[0]]
-            frame = merge_states(group, pl.concat([from_ipc(batch) for batch in batches.read()]))
+            frame = _merged(group, [from_ipc(batch) for batch in batches.read()])
         bundle.bases[key] = frame
         bundle.metas[key] = now
         now.token = secrets.token_bytes(8)
@@ -223,7 +263,7 @@ class MergeStates(beam.DoFn):
         elif key in bundle.cleared:
             for frame in [*([bundle.bases[key]] if key in bundle.bases else []), *bundle.added.get(key, ())]:
                 batches.add(to_ipc(frame))
-        elif now.batches >= _REWRITE_AFTER and key not in bundle.added:
+        elif key not in bundle.added and now.batches >= self._most_batches(key):
             batches.clear()
             batches.add(to_ipc(bundle.bases[key]))
             now.batches = 1
@@ -231,6 +271,48 @@ class MergeStates(beam.DoFn):
         batches.add(payload)
         now.batches += 1
         bundle.added[key].append(from_ipc(payload))
+
+    def _most_batches(self, key: str) -> int:
+        if not self._groups[key.partition("|")[0]].session:
+            return _REWRITE_AFTER
+        return max(_REWRITE_AFTER, self._bundle.bases[key].height // _INSTANTS_PER_BATCH)
+
+    def _open(self, group: Group, states: pl.DataFrame, now: Meta, pane: Any) -> None:  # noqa: ANN401
+        """Sets timers for the ends of slices that are new."""
+        fresh = set(states["slice_start"].unique()).difference(now.open, now.closed)
+        now.open += fresh
+        for start in fresh:
+            end = Timestamp(micros=(start + group.slice_width_ms) * 1000)
+            pane.set(end, dynamic_timer_tag=str(start))
+
+    def _hold(self, gap_ms: int, partial: Partial, now: Meta, pane: Any) -> None:  # noqa: ANN401
+        """Holds blocks until nothing that comes can be near their events any more."""
+        partition, mark = partial.receipt.topic_partition, partial.receipt.watermark
+        now.marks[partition] = max(now.marks.get(partition, 0), mark or 0)
+        for block, stood in partial.arrived.items():
+            until = -(-(stood + gap_ms + milliseconds(self._keep)) // BLOCK_MS) * BLOCK_MS
+            held = now.held.setdefault(block, {})
+            if until > max(held.values(), default=0):
+                pane.set(Timestamp(micros=until * 1000), dynamic_timer_tag=str(block))
+            held[partition] = max(until, held.get(partition, 0))
+
+    def _release(self, group: Group, key: str, now: Meta, batches: Any) -> None:  # noqa: ANN401
+        """Drops the instants of sessions that are settled, if they may be many."""
+        bundle = self._bundle
+        settled = now.settled()
+        if not settled:
+            return
+        for block in settled:
+            del now.held[block]
+        base, added = bundle.bases.get(key), bundle.added.get(key, [])
+        if base is not None and _WORTH_DROPPING * _beyond(base, now) >= max(base.height, 1):
+            kept = bundle.bases[key] = unsettled(group, base, added, now.held)
+            batches.clear()
+            now.batches = 0
+            for frame in [kept, *added]:
+                if not frame.is_empty():
+                    batches.add(to_ipc(frame))
+                    now.batches += 1
 
     def _count(self, topic_partition: int, payload: bytes, meta: Any) -> None:  # noqa: ANN401
         packed = meta.read()
@@ -257,29 +339,33 @@ class _Bundle:
     def ledger_rows(self) -> list[tuple[int, ...]]:
         return [(*place, *counts) for place, counts in self.ledger.items()]
 
-    def merge(self, group: Group, keys: list[str], memory: Memory) -> pl.DataFrame:
-        """Merges one group's keys in one pass, renews the memory, and gives the rows to publish with their pane."""
+    def merge(self, group: Group, keys: list[str], memory: Memory, batch: PaneBatch, limits: Limits) -> None:
+        """Merges one group's keys in one pass, renews the memory, and adds the rows to publish to the batch."""
         number = {key: index for index, key in enumerate(keys)}
         added = [_numbered(frame, number[key]) for key in keys for frame in self.added.get(key, ())]
         bases = [_numbered(self.bases[key], number[key]) for key in keys if key in self.bases]
-        base = pl.concat(bases) if bases else None
+        base = pl.concat(bases, how="diagonal" if group.session else "vertical") if bases else None
         if added:
             fresh = pl.concat(added)
-            touched = fresh.select(*group.keys, "_key").unique()
-            old = [] if base is None else [base.join(touched, on=group.keys, how="semi")]
-            changed = merge_states(group, pl.concat([fresh, *old]).drop("_key")).join(
-                touched, on=group.keys, how="left", maintain_order="left"
-            )
-            rest = [] if base is None else [base.join(touched, on=group.keys, how="anti")]
-            whole = pl.concat([changed, *rest])
+            one = group.dimensions if group.session else group.keys
+            touched = fresh.select(*one, "_key").unique()
+            old = fresh.clear() if base is None else base.join(touched, on=one, how="semi")
+            changed = _merged(group, [fresh, old]).join(touched, on=one, how="left", maintain_order="left")
+            rest = [] if base is None else [base.join(touched, on=one, how="anti")]
+            whole = pl.concat([changed, *rest], how="diagonal" if group.session else "vertical")
         elif base is not None:
-            whole, changed = base, base.clear()
+            whole, changed, old = base, base.clear(), base.clear()
         else:
-            return pl.DataFrame()
+            return
         for (index,), frame in whole.partition_by("_key", as_dict=True, include_key=False).items():
             key = keys[index]
             memory.put(key, self.metas[key].token, frame)
-        return self._panes(group, keys, whole, changed)
+        batch.alarms += alarms(group, whole, changed, limits)
+        if group.session and not changed.is_empty():
+            sessions = {metric.name: changed_sessions(group, metric, old, changed) for metric in group.metrics}
+            batch.sessions |= {name: rows for name, rows in sessions.items() if not rows.is_empty()}
+        elif not group.session and not (panes := self._panes(group, keys, whole, changed)).is_empty():
+            batch.panes[group.id] = panes
 
     def _panes(self, group: Group, keys: list[str], whole: pl.DataFrame, changed: pl.DataFrame) -> pl.DataFrame:
         due = _slices(keys, {key: self.due.get(key, ()) for key in keys})
@@ -292,9 +378,13 @@ class _Bundle:
         return pl.concat([on_time, behind, early]).drop("_key")
 
 
-def from_ipc_slices(frame: pl.DataFrame) -> list[int]:
-    """The slices that a frame of states has rows of."""
-    return frame["slice_start"].unique().to_list()
+def _merged(group: Group, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    return merge_instants(group, frames) if group.session else merge_states(group, pl.concat(frames))
+
+
+def _beyond(states: pl.DataFrame, now: Meta) -> int:
+    """How many instants lie in no block that is held."""
+    return int((~(states["slice_start"] // BLOCK_MS).is_in(list(now.held))).sum())
 
 
 def _numbered(frame: pl.DataFrame, number: int) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 An element is a pair of text key and bytes. Keys gather what is merged together:
 
 - ``<group>|<block>|<bucket>``: states of `SLICES_PER_KEY` neighbouring slices, split by a hash of the dimensions;
+- ``<group>|session|<bucket>``: states of the instants of sessions, split by a hash of their key, whatever their time;
 - ``ledger|<topic partition>|<n>``: counts of `LEDGER_BLOCKS_PER_KEY` neighbouring blocks of the ledger;
 - ``beat|<topic partition>``: nothing but a watermark, from a partition that has nothing new.
 
@@ -10,14 +11,15 @@ Every element carries the `Receipt` of its chunk; once the elements of a chunk a
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import polars as pl
 import xxhash
 
 from metrics.disposition import Chunk
-from metrics.fold import Group, partial_states
+from metrics.fold import SESSION_KEY, Group, partial_states
+from speed_layer.sessions import arrivals, blocks_of
 
 SLICES_PER_KEY = 64
 """Slices whose states share a key: replaying days of history must not make an element of every minute."""
@@ -25,6 +27,7 @@ SLICES_PER_KEY = 64
 LEDGER_BLOCKS_PER_KEY = 64
 
 Element = tuple[str, bytes]
+_Part = tuple[str, bytes, dict[int, int]]
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
@@ -48,10 +51,17 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Partial(msgspec.Struct, frozen=True, array_like=True):
-    """The value of an element: its receipt and Arrow IPC bytes (a group's states) or packed counts (the ledger)."""
+    """The value of an element.
+
+    Attributes:
+        receipt: Of its chunk.
+        payload: Arrow IPC bytes (a group's states) or packed counts (the ledger).
+        arrived: Of sessions, what `sessions.arrivals` says of the blocks that the states lie in.
+    """
 
     receipt: Receipt
     payload: bytes
+    arrived: dict[int, int] = {}
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -63,15 +73,36 @@ def decode(value: bytes) -> Partial:
     return _DECODER.decode(value)
 
 
-def elements(chunk: Chunk, groups: tuple[Group, ...], buckets: int, receipt: Receipt) -> list[Element]:
-    """The elements of a chunk, each with a receipt that says how many there are; `receipt.parts` is ignored."""
-    payloads = [*_ledger(chunk)]
+def elements(
+    chunk: Chunk,
+    groups: tuple[Group, ...],
+    buckets: int,
+    receipt: Receipt,
+    reached: int | None = None,
+    more: Iterable[tuple[str, bytes]] = (),
+) -> list[Element]:
+    """The elements of a chunk.
+
+    Args:
+        chunk: Records with their dispositions.
+        groups: What is folded.
+        buckets: Into how many elements neighbouring slices may be split.
+        receipt: Of the chunk; its `parts` is ignored, as it is only known here.
+        reached: The partition's watermark before the chunk, in ms.
+        more: Keys and payloads of elements for others than the merge.
+    """
+    parts: list[_Part] = [(key, payload, {}) for key, payload in (*_ledger(chunk), *more)]
     counted = chunk.counted
     if not counted.is_empty():
+        arrived = arrivals(counted, reached) if any(group.session for group in groups) else {}
         for group in groups:
-            payloads.extend(_states(group, partial_states(group, counted), buckets))
-    whole = msgspec.structs.replace(receipt, parts=len(payloads))
-    return [(key, _ENCODER.encode(Partial(whole, payload))) for key, payload in payloads]
+            states = partial_states(group, counted)
+            if group.session:
+                parts.extend(_instants(group, states, buckets, arrived))
+            else:
+                parts.extend(_states(group, states, buckets))
+    whole = msgspec.structs.replace(receipt, parts=len(parts))
+    return [(key, _ENCODER.encode(Partial(whole, payload, more))) for key, payload, more in parts]
 
 
 def beat(receipt: Receipt) -> Element:
@@ -102,7 +133,16 @@ def _ledger(chunk: Chunk) -> Iterator[Element]:
         yield f"ledger|{partition}|{number}", _ENCODER.encode(counts)
 
 
-def _states(group: Group, states: pl.DataFrame, buckets: int) -> Iterator[Element]:
+def _instants(group: Group, states: pl.DataFrame, buckets: int, arrived: dict[int, int]) -> Iterator[_Part]:
+    keys = states[SESSION_KEY].unique()
+    bucket_of = {key: xxhash.xxh32_intdigest(key.encode()) % buckets for key in keys}
+    keyed = states.with_columns(_bucket=pl.col(SESSION_KEY).replace_strict(bucket_of, return_dtype=pl.Int64))
+    for (bucket,), rows in keyed.partition_by("_bucket", as_dict=True, include_key=False).items():
+        own = {block: arrived[block] for block in blocks_of(rows)}
+        yield f"{group.id}|session|{bucket}", to_ipc(rows), own
+
+
+def _states(group: Group, states: pl.DataFrame, buckets: int) -> Iterator[_Part]:
     block = (pl.col("slice_start") // (group.slice_width_ms * SLICES_PER_KEY)).alias("_block")
     if group.by:
         texts = states.select(pl.concat_str(group.by, separator="\x1f")).to_series().to_list()
@@ -113,4 +153,4 @@ def _states(group: Group, states: pl.DataFrame, buckets: int) -> Iterator[Elemen
         hashed = pl.Series("_bucket", [0], dtype=pl.Int64).new_from_index(0, states.height)
     keyed = states.with_columns(block, hashed)
     for (number, bucket), rows in keyed.partition_by("_block", "_bucket", as_dict=True, include_key=False).items():
-        yield f"{group.id}|{number}|{bucket}", to_ipc(rows)
+        yield f"{group.id}|{number}|{bucket}", to_ipc(rows), {}

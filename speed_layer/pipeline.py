@@ -1,4 +1,7 @@
-"""The pipeline: log -> chunks -> partial states -> whole states in panes -> ClickHouse -> progress."""
+"""The pipeline: log -> chunks -> partial states -> whole states in panes -> ClickHouse -> progress.
+
+Beside it: chunks -> what alerts watch -> alerts in their topics and in ClickHouse -> progress.
+"""
 
 import logging
 
@@ -10,9 +13,13 @@ from apache_beam.transforms.external import ExternalTransform, ImplicitSchemaPay
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from speed_layer import flink
+from speed_layer.alert_elements import is_for_alerts
+from speed_layer.alerts import RaiseAlerts
+from speed_layer.cardinality import Limits
 from speed_layer.merge import MergeIntoPanes
+from speed_layer.partials import Element
 from speed_layer.publish import TrackProgress, WritePanes, WriteProgress
-from speed_layer.source import ReadPartitions
+from speed_layer.source import ReadPartitions, buckets
 from speed_layer.spread import spread
 
 GENERATE_SEQUENCE = "beam:external:java:generate_sequence:v1"
@@ -61,15 +68,35 @@ class SpeedLayer(beam.PTransform):
     def expand(self, pcoll: beam.PCollection) -> beam.PCollection:
         """Applies the transform."""
         read = ReadPartitions(self._job, self._settings, self._catalog, self._published)
-        return (
-            pcoll
-            | "Read partitions" >> beam.ParDo(read).with_output_types(tuple[str, bytes])
-            | "Merge into panes" >> MergeIntoPanes(self._job, self._catalog)
+        elements = pcoll | "Read partitions" >> beam.ParDo(read).with_output_types(tuple[str, bytes])
+        raised = []
+        if self._catalog.alerts:
+            watched = elements | "For alerts" >> beam.Filter(is_for_alerts).with_output_types(tuple[str, bytes])
+            elements = elements | "For the merge" >> beam.Filter(_is_for_merge).with_output_types(tuple[str, bytes])
+            raising = RaiseAlerts(self._job, self._settings, self._catalog)
+            raised.append(watched | "Raise alerts" >> beam.ParDo(raising).with_output_types(tuple[int, bytes]))
+        receipts = (
+            elements
+            | "Merge into panes" >> MergeIntoPanes(self._job, self._catalog, limits(self._settings))
             | "Write panes"
             >> beam.ParDo(WritePanes(self._settings, self._catalog)).with_output_types(tuple[int, bytes])
+        )
+        if raised:
+            receipts = (receipts, *raised) | "Receipts" >> beam.Flatten()
+        return (
+            receipts
             | "Track progress" >> beam.ParDo(TrackProgress())
             | "Write progress" >> beam.ParDo(WriteProgress(self._settings, self._catalog))
         )
+
+
+def _is_for_merge(element: Element) -> bool:
+    return not is_for_alerts(element)
+
+
+def limits(settings: Settings) -> Limits:
+    """What the merge may use, and from when it raises an alarm."""
+    return Limits(settings.worker_memory_bytes, settings.alarm_rows, buckets(settings))
 
 
 def options(settings: Settings, job_name: str) -> PipelineOptions:
@@ -92,7 +119,7 @@ def options(settings: Settings, job_name: str) -> PipelineOptions:
             # Flink runs the expanded Java source natively only so.
             "--experiments=use_deprecated_read",
             f"--checkpointing_interval={settings.checkpoint_interval_ms}",
-            "--state_backend=filesystem",
+            f"--state_backend={settings.state_backend}",
             # The default storage holds 5 MB and then fails the job.
             f"--state_backend_storage_path=file://{state / 'checkpoints'}",
             f"--flink_conf_dir={flink.configure(settings)}",

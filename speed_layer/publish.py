@@ -17,9 +17,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from infra.clickhouse import quote
 from infra.settings import Settings
-from metrics.catalog import Catalog
+from metrics.catalog import Catalog, Metric
 from metrics.fold import Group, groups, metric_rows
-from speed_layer.merge import LEDGER_COLUMNS, PaneBatch
+from speed_layer.cardinality import ALARMS_TABLE, Told, alarm_rows
+from speed_layer.merge import EARLY, LEDGER_COLUMNS, PaneBatch
 from speed_layer.partials import Receipt
 from speed_layer.tables import TableWriter, as_time
 
@@ -36,24 +37,34 @@ class WritePanes(beam.DoFn):
         self._settings = settings
         self._catalog = catalog
         self._groups: dict[str, Group] = {}
+        self._metrics: dict[str, Metric] = {}
         self._tables: TableWriter | None = None
+        self._told: Told | None = None
 
     def setup(self) -> None:
         """Prepares what does not travel with the pipeline."""
+        self._told = Told()
         self._groups = {group.id: group for group in groups(self._catalog)}
+        self._metrics = {metric.name: metric for metric in self._catalog.metrics}
         self._tables = TableWriter(self._settings, self._catalog)
 
     def process(self, batch: PaneBatch) -> Iterator[tuple[int, bytes]]:
         """Writes one bundle's rows, a batch per table."""
         assert self._tables is not None
+        assert self._told is not None
         for name, rows in batch.panes.items():
             for metric in self._groups[name].metrics:
                 self._tables.insert(quote(f"speed_{metric.name}"), speed_rows(self._groups[name], metric, rows))
+        for name, sessions in batch.sessions.items():
+            self._tables.insert(quote(f"speed_{name}"), speed_sessions(self._metrics[name], sessions))
         if batch.ledger:
             ledger = pl.DataFrame(batch.ledger, schema=_ledger_schema(), orient="row")
             self._tables.insert(
                 quote("ledger"), ledger.select(pl.lit(self._catalog.topic).alias("topic"), *LEDGER_COLUMNS)
             )
+        if told := self._told.fresh(batch.alarms):
+            self._tables.insert(quote(ALARMS_TABLE), alarm_rows(told))
+            self._told.note(told)
         by_partition: dict[int, list[tuple[Receipt, int]]] = {}
         for receipt, count in batch.receipts.items():
             by_partition.setdefault(receipt.topic_partition, []).append((receipt, count))
@@ -61,7 +72,7 @@ class WritePanes(beam.DoFn):
             yield partition, _pack(receipts)
 
 
-def speed_rows(group: Group, metric: Any, rows: pl.DataFrame) -> pl.DataFrame:  # noqa: ANN401
+def speed_rows(group: Group, metric: Metric, rows: pl.DataFrame) -> pl.DataFrame:
     """A metric's rows of a pane as `speed_<metric>` holds them."""
     parts = [
         metric_rows(group, metric, part).with_columns(pane=pl.lit(pane))
@@ -70,6 +81,17 @@ def speed_rows(group: Group, metric: Any, rows: pl.DataFrame) -> pl.DataFrame:  
     if not parts:
         return pl.DataFrame()
     return pl.concat(parts).with_columns(as_time("slice_start"), metric_version=pl.lit(metric.metric_version))
+
+
+def speed_sessions(metric: Metric, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of sessions as `speed_<metric>` holds them."""
+    return rows.with_columns(
+        as_time("window_start"),
+        as_time("window_end"),
+        pl.col("length_ms").cast(pl.UInt64),
+        pane=pl.lit(EARLY),
+        metric_version=pl.lit(metric.metric_version),
+    )
 
 
 class Progress(NamedTuple):

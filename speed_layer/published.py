@@ -7,6 +7,7 @@ from clickhouse_connect.driver.client import Client
 from infra.clickhouse import quote
 from metrics.catalog import Catalog
 from metrics.fold import groups
+from serving.lookup_tables import POSITIONS
 from speed_layer.publish import PROGRESS_TABLE
 
 
@@ -33,9 +34,12 @@ def watermark(client: Client, catalog: Catalog, partitions: int) -> int | None:
 
 
 def awaiting_on_time(client: Client, catalog: Catalog, reached: int) -> int:
-    """Rows of slices that ended at or before `reached` (ms) whose on-time pane is not in the tables yet."""
+    """Rows of slices that ended at or before `reached` (ms) whose on-time pane is not in the tables yet.
+
+    Sessions have no such pane: what is known of them is in the tables as soon as its events are.
+    """
     total = 0
-    for group in groups(catalog):
+    for group in (group for group in groups(catalog) if not group.session):
         for metric in group.metrics:
             found = client.query(
                 f"SELECT count() FROM {quote(f'speed_{metric.name}')} FINAL WHERE metric_version = {{version:String}} "
@@ -80,11 +84,13 @@ def forget_progress(client: Client, catalog: Catalog, database: str, ends: dict[
     parameters = {"topic": catalog.topic, "version": catalog.version}
     delete = {"mutations_sync": 1}
     if any(offset > ends.get(partition, 0) for partition, offset in reached.items()):
-        client.command(
-            f"ALTER TABLE {quote(database)}.{quote(PROGRESS_TABLE)} DELETE WHERE topic = {{topic:String}}",
-            parameters=parameters,
-            settings=delete,
-        )
+        gone = {PROGRESS_TABLE: "topic"} | ({POSITIONS: "events_topic"} if catalog.lookups else {})
+        for table, column in gone.items():
+            client.command(
+                f"ALTER TABLE {quote(database)}.{quote(table)} DELETE WHERE {quote(column)} = {{topic:String}}",
+                parameters=parameters,
+                settings=delete,
+            )
         reached = {}
     shown = client.query(
         "SELECT topic_partition, max(next_offset) FROM watermarks "

@@ -41,7 +41,8 @@ class SideOutputs:
         self._published = published
         self._producer: Producer | None = None
         self._tables = TableWriter(settings, catalog)
-        self._finest_ms = min(milliseconds(metric.slice_width) for metric in catalog.metrics)
+        sliced = [metric for metric in catalog.metrics if not metric.session]
+        self._finest_ms = min((milliseconds(metric.slice_width) for metric in sliced), default=1)
 
     def publish(self, chunk: Chunk, records: Records) -> None:
         """Stores what the chunk holds of them; waits for Kafka and ClickHouse as long as it takes."""

@@ -2,7 +2,9 @@
 
 The key is a topic partition, the state is the place in its log, and each firing of the timer is one turn: read a chunk,
 put out its elements, move the place, set the timer again. Beam checkpoints state and timer together with everything
-downstream, so after any failure reading goes on from the last checkpoint. The timer holds the partition's watermark.
+downstream, so after any failure reading goes on from the last checkpoint. The timer holds the partition's watermark,
+at where it was when the bundle began: what a bundle puts out while a checkpoint ends it waits in Flink until the next
+one begins, and no watermark waits with it. One that ran ahead would have history judged without the chunk behind it.
 
 This is a splittable DoFn that gives its rest back after each chunk, spelt out. The real one leaves a state cell behind
 for each rest on Flink (beam#27648, fixed after runner 2.62), so that its checkpoints grow with every turn: after six
@@ -26,9 +28,9 @@ from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
 from infra.settings import Settings
 from metrics.catalog import Catalog
-from metrics.disposition import PartitionReader
 from metrics.fold import Group, groups
 from speed_layer import partials
+from speed_layer.alert_elements import alert_payloads
 from speed_layer.log import PartitionLog, Records, begin_of, followed_watermark, partition_log
 from speed_layer.partials import Element, Receipt
 from speed_layer.side_outputs import SideOutputs
@@ -55,6 +57,11 @@ class Place(msgspec.Struct, array_like=True):
 _PLACE = msgspec.msgpack.Decoder(Place)
 
 
+def buckets(settings: Settings) -> int:
+    """Into how many elements the rows of a slice may be dealt."""
+    return 2 * settings.parallelism
+
+
 class ReadPartitions(beam.DoFn):
     """Reads topic partitions, chunk by chunk, and puts out their elements.
 
@@ -73,12 +80,17 @@ class ReadPartitions(beam.DoFn):
         self._published = published
         self._groups: tuple[Group, ...] = ()
         self._side_outputs: SideOutputs | None = None
-        self._buckets = 2 * settings.parallelism
+        self._buckets = buckets(settings)
+        self._at_begin: dict[int, int | None] = {}
 
     def setup(self) -> None:
         """Prepares what does not travel with the pipeline."""
         self._groups = groups(self._catalog)
         self._side_outputs = SideOutputs(self._settings, self._catalog, self._published)
+
+    def start_bundle(self) -> None:
+        """All that former bundles put out is on its way."""
+        self._at_begin = {}
 
     def process(
         self,
@@ -105,7 +117,9 @@ class ReadPartitions(beam.DoFn):
     ) -> Iterable[TimestampedValue]:
         """One turn."""
         now = _PLACE.decode(place.read())
-        log = partition_log(self._job, self._settings, self._catalog, int(partition.read()))
+        number = int(partition.read())
+        log = partition_log(self._job, self._settings, self._catalog, number)
+        held = self._at_begin.setdefault(number, now.watermark)
         with log.lock, _collector_paused():
             try:
                 moment = _moment(now.watermark)
@@ -115,29 +129,33 @@ class ReadPartitions(beam.DoFn):
                 log.forget()
                 raise
         place.write(msgspec.msgpack.encode(now))
-        _again(turn, now.watermark)
+        _again(turn, held)
 
     def _turn(self, log: PartitionLog, now: Place) -> Iterator[Element]:
         """Reads a chunk and moves the place behind it."""
         log.seek(now.next_offset)
         records = log.next()
-        marks = [now.watermark, log.watermark]
+        before = now.watermark
+        marks = [before, log.watermark]
         if records.at_head and not records.offsets:
             marks.append(followed_watermark(self._settings, self._catalog))
         now.watermark = max((mark for mark in marks if mark is not None), default=None)
         now.next_offset = records.end
         receipt = Receipt(log.topic_partition, now.origin, records.start, records.end, 0, now.watermark)
         if records.offsets:
-            yield from self._chunk(log.reader, records, receipt)
+            yield from self._chunk(log, records, receipt, before)
         elif records.end > records.start or log.beaten != now.watermark or time.monotonic() >= log.beat_again:
             log.beaten, log.beat_again = now.watermark, time.monotonic() + _BEAT_EVERY_S
             yield partials.beat(receipt)
 
-    def _chunk(self, reader: PartitionReader, records: Records, receipt: Receipt) -> list[Element]:
-        chunk = reader.read(receipt.topic_partition, records.offsets, records.times, records.values)
+    def _chunk(self, log: PartitionLog, records: Records, receipt: Receipt, reached: int | None) -> list[Element]:
+        if log.lookups:
+            log.lookups.begin(records.start, records.end)
+        chunk = log.reader.read(receipt.topic_partition, records.offsets, records.times, records.values)
         assert self._side_outputs is not None
         self._side_outputs.publish(chunk, records)
-        return partials.elements(chunk, self._groups, self._buckets, receipt)
+        watched = alert_payloads(self._catalog, chunk.counted, self._buckets)
+        return partials.elements(chunk, self._groups, self._buckets, receipt, reached, watched)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from infra.processes import is_free
 from infra.service import Service
-from infra.services import clickhouse_services, flink_services, kafka_services
+from infra.services import clickhouse_services, flink_services, kafka_services, schema_registry
 from infra.settings import Settings
 from infra.stack import down, up
 
@@ -39,7 +39,7 @@ def fresh_settings(data_dir: Path, **changes: object) -> Settings:
     """Settings with a data directory and free ports of their own, whatever the environment says."""
     fields = [name for name in Settings.model_fields if name.endswith("_port")]
     ports = dict(zip(fields, free_ports(len(fields)), strict=True))
-    elsewhere = {"kafka_bootstrap": None, "clickhouse_url": None, "database_prefix": ""}
+    elsewhere = {"kafka_bootstrap": None, "clickhouse_url": None, "schema_registry": None, "database_prefix": ""}
     return Settings(**{"data_dir": data_dir, "host": HOST, **ports, **elsewhere, **changes})
 
 
@@ -63,6 +63,12 @@ def new_settings() -> Callable[..., Settings]:
 def kafka(settings: Settings) -> Settings:
     """A Kafka broker is up."""
     return _started(settings, kafka_services(settings))
+
+
+@pytest.fixture(scope="session")
+def registry(kafka: Settings) -> Settings:
+    """A schema registry is up, and Kafka."""
+    return _started(kafka, [schema_registry(kafka)])
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from infra.processes import is_free
 from infra.settings import Settings
@@ -21,10 +22,12 @@ from orchestration.cli.common import (
     out,
     print_json,
     settings,
-    speak_json,
 )
 
-BENCHES = {"speed": "events a second that the speed layer drains from a backlog into ClickHouse"}
+BENCHES = {
+    "speed": "events a second that the speed layer drains from a backlog into ClickHouse",
+    "sketches": "error and size of the sketches beside Apache DataSketches",
+}
 _PORTS = range(20_000, 30_000)
 GIB = 1024**3
 
@@ -40,10 +43,21 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure on engines of its own, on free ports, which are stopped again. A missed target is exit code 1."""
-    speak_json(as_json)
     if name not in BENCHES:
         msg = f"there is no bench `{name}`. there are: {', '.join(BENCHES)}"
         raise UserError(msg)
+    if name == "sketches":
+        from orchestration import sketch_bench  # noqa: PLC0415 - it brings a database engine into the process
+
+        with err.status("building sketches"):
+            result = sketch_bench.run()
+        if as_json:
+            print_json(result)
+        else:
+            _show_sketches(result)
+        if not result["ok"]:
+            raise Failed
+        return
     if status(settings()):
         err.print("[yellow]the local stack is up and shares the cores[/]; `lockstep down` first, for the machine alone")
     where = apart(settings())
@@ -84,6 +98,25 @@ def _measured(where: Settings, events: int) -> dict[str, Any]:
     except ValueError as error:
         msg = f"the bench ended with {done.returncode} and no figure: {done.stderr.strip()[-1000:]}"
         raise UserError(msg) from error
+
+
+def _show_sketches(result: dict[str, Any]) -> None:
+    table = Table(title="sketches", title_justify="left")
+    for heading in ("sketch", "values", "system", "relative error", "greatest", "bytes", "ms", "in bounds"):
+        table.add_column(heading, justify="left" if heading in {"sketch", "system"} else "right")
+    for run in result["runs"]:
+        f = run["figures"]
+        table.add_row(
+            f["sketch"],
+            f"{f['values']:,}",
+            run["system"],
+            f"{f['relative_error']:.3%}",
+            f"{f['greatest_relative_error']:.3%}",
+            f"{f['bytes']:,}",
+            f"{f['seconds'] * 1000:,.1f}",
+            "yes" if f["within_bounds"] else "no",
+        )
+    out.print(table)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""What every command shares: where it prints, which catalog it reads, how it fails."""
+"""What every command shares: where it prints, which sources it is about, how it fails."""
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,25 +13,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from infra.catalog_file import load_catalog
 from infra.settings import Settings, load_settings
 from metrics.catalog import Catalog
+from orchestration.sources import DEMO_CATALOGS, SourceFile, chosen, load_sources, only
 
 DONE, FOUND, USAGE = 0, 1, 2
-DEMO_CATALOG = Path(__file__).resolve().parent.parent / "catalogs" / "shop.yaml"
 
 # Where nobody sets a width, such as in a pipe, tables are as wide as they need.
 _WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 out = Console(soft_wrap=True, width=_WIDE)
 err = Console(stderr=True, soft_wrap=True)
-
-CatalogOption = Annotated[
-    Path | None,
-    typer.Option("--catalog", "-c", help="Catalog to use, for this command.", show_default="the global one"),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout; everything else goes to stderr.")
-]
 
 
 class UserError(Exception):
@@ -46,11 +37,39 @@ class Failed(Exception):
 class State:
     """The global options, and whether the running command speaks JSON."""
 
-    catalog: Path = DEMO_CATALOG
+    catalog: Path = DEMO_CATALOGS
+    source: str | None = None
     json_output: bool = False
 
 
 STATE = State()
+
+
+def speak_json(enabled: bool) -> bool:
+    """Note that this command prints JSON, so that a failure is printed as JSON as well."""
+    STATE.json_output = enabled
+    return enabled
+
+
+CatalogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--catalog",
+        "-c",
+        help="Catalog file, or a directory of them, for this command.",
+        show_default="the global one",
+    ),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--source", "-s", help="Only this source, for this command.", show_default="the global one"),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=speak_json, help="Print one JSON object on stdout; everything else goes to stderr."
+    ),
+]
 
 
 def settings() -> Settings:
@@ -62,32 +81,50 @@ def settings() -> Settings:
     return load_settings()
 
 
-def catalog_path(option: Path | None = None) -> Path:
-    """The catalog file that a command uses: its own option, else the global one, else the demo's.
-
-    A directory stands for the one `.yaml` file in it.
+def load(catalog: Path | None = None, source: str | None = None) -> tuple[SourceFile, ...]:
+    """The sources that a command is about: of its own options, else of the global ones, else the demo's.
 
     Raises:
-        UserError: The directory holds no catalog, or more than one.
+        CatalogError: A catalog breaks a rule; with file, line, rule, value and way out.
+        SourceError: There is no source of that name.
     """
-    path = (option or STATE.catalog).absolute()
-    if not path.is_dir():
-        return path
-    found = sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(f"`{entry.name}`" for entry in found) or "none"
-    msg = f"`--catalog` must name one catalog; `{path}` holds {names}. name the file"
-    raise UserError(msg)
+    return chosen(load_sources((catalog or STATE.catalog).absolute()), source or STATE.source)
 
 
-def catalog(option: Path | None = None) -> Catalog:
-    """The catalog that a command uses.
+def load_one(what: str, catalog: Path | None = None, source: str | None = None) -> SourceFile:
+    """The one source that a command is about, which must be the only one or be named.
 
     Raises:
-        CatalogError: It breaks a rule; with file, line, rule, value and way out.
+        CatalogError: A catalog breaks a rule; with file, line, rule, value and way out.
+        SourceError: There are several, or none of that name.
     """
-    return load_catalog(catalog_path(option))
+    return only(load(catalog, source), what)
+
+
+def catalog(option: Path | None = None, source: str | None = None) -> Catalog:
+    """The catalog of the one source that a command is about.
+
+    Raises:
+        CatalogError: A catalog breaks a rule; with file, line, rule, value and way out.
+        SourceError: There are several, or none of that name.
+    """
+    return load_one("this command", option, source).catalog
+
+
+def catalog_path(catalog: Path | None = None, source: str | None = None) -> Path:
+    """The file, or the directory, that holds just the sources that a command is about.
+
+    Raises:
+        CatalogError: A catalog breaks a rule; with file, line, rule, value and way out.
+        SourceError: There is no source of that name.
+    """
+    found = load(catalog, source)
+    return found[0].path if source or STATE.source else (catalog or STATE.catalog).absolute()
+
+
+def of_source(source: SourceFile, sources: Sequence[SourceFile], document: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a JSON object that says of which source it is, where a command is about several."""
+    return {"source": source.name, **document} if len(sources) > 1 else dict(document)
 
 
 def parse_day(text: str) -> date:
@@ -101,12 +138,6 @@ def parse_day(text: str) -> date:
     except ValueError as error:
         msg = f"a day is written YYYY-MM-DD; got `{text}`"
         raise typer.BadParameter(msg) from error
-
-
-def speak_json(enabled: bool) -> bool:
-    """Note that this command prints JSON, so that a failure is printed as JSON as well."""
-    STATE.json_output = enabled
-    return enabled
 
 
 def print_json(value: dict[str, Any]) -> None:

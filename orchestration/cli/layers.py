@@ -8,23 +8,24 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from metrics.catalog import Catalog
 from orchestration.cli.common import (
     FOUND,
     CatalogOption,
     Failed,
     JsonOption,
-    catalog_path,
+    SourceOption,
     days_between,
     err,
     fail,
+    load,
+    load_one,
+    of_source,
     out,
     parse_day,
     print_json,
     settings,
-    speak_json,
 )
-from orchestration.cli.common import catalog as load
+from orchestration.sources import SourceFile
 
 _First = Annotated[str, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")]
 _Last = Annotated[str, typer.Option("--to", metavar="DAY", help="Last UTC day, included.")]
@@ -41,12 +42,17 @@ def speed(
         bool, typer.Option("--until-drained", help="End once the log as of now is published.")
     ] = False,
     catalog: CatalogOption = None,
+    source: SourceOption = None,
 ) -> None:
-    """Run the speed layer: Beam on Flink, from the log to the tables, until stopped (it drains on SIGTERM)."""
-    load(catalog)  # a bad catalog is refused before anything starts
+    """Run the speed layer: Beam on Flink, from the log to the tables, until stopped (it drains on SIGTERM).
+
+    It is a job of one source; `lockstep up` starts one for each.
+    """
+    # A bad catalog is refused before anything starts.
+    file = load_one("`lockstep speed`", catalog, source).path
     arguments = ["--until-drained"] if until_drained else []
     # This process becomes the speed layer, so that a signal, kill -9 included, reaches it and nothing is left behind.
-    command = [sys.executable, "-m", "speed_layer", "--catalog", str(catalog_path(catalog)), *arguments]
+    command = [sys.executable, "-m", "speed_layer", "--catalog", str(file), *arguments]
     os.execv(sys.executable, command)
 
 
@@ -58,65 +64,86 @@ def batch(
         bool, typer.Option("--allow-open", help="Compute a day even though events that count may still come.")
     ] = False,
     catalog: CatalogOption = None,
+    source: SourceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Recompute days exactly from the log, in one Spark run, and publish them at once."""
-    speak_json(as_json)
-    from batch_layer.publish import WriteError  # noqa: PLC0415
-    from batch_layer.run import plan_days, run  # noqa: PLC0415 - Spark takes a second to import
+    """Recompute days exactly from the log and publish them at once; of several sources, one after the other.
 
-    definition = load(catalog)
+    A range of days is one Spark run, and all sources share its session. No source is computed when one is refused.
+    """
+    from batch_layer.publish import WriteError  # noqa: PLC0415
+    from batch_layer.run import plan_days  # noqa: PLC0415 - Spark takes a second to import
+    from batch_layer.sources import run_all  # noqa: PLC0415
+
+    sources = load(catalog, source)
     days = days_between(parse_day(first), parse_day(last))
+    where = settings()
     if dry_run:
-        _show_plan(plan_days(settings(), definition, days, allow_open=allow_open), definition, as_json)
+        plans = [plan_days(where, each.catalog, days, allow_open=allow_open) for each in sources]
+        _show_plans(sources, plans, as_json)
         return
     with err.status(f"computing {first} to {last}"):
         try:
-            results = run(settings(), definition, days, allow_open=allow_open)
+            results = run_all(where, [each.catalog for each in sources], days, allow_open=allow_open)
         except WriteError as error:
             fail(str(error), FOUND)
+    found = [(each, result) for each, of_it in zip(sources, results, strict=True) for result in of_it]
     if as_json:
-        print_json({"partitions": [result.as_json() for result in results]})
+        print_json({"partitions": [of_source(each, sources, result.as_json()) for each, result in found]})
         return
     table = Table()
-    for heading in ("day", "run", "events", "duplicates", "dead letters", "published"):
+    for heading in ("source", "day", "run", "events", "duplicates", "dead letters", "published"):
         table.add_column(heading, justify="right" if heading in {"events", "duplicates", "dead letters"} else "left")
-    for result in results:
+    for each, result in found:
         counts = (f"{number:,}" for number in (result.events, result.duplicates, result.dead_letters))
-        table.add_row(str(result.partition), result.run_id, *counts, "yes" if result.published else "no")
+        published = "yes" if result.published else "no"
+        table.add_row(each.name, str(result.partition), result.run_id, *counts, published)
     out.print(table)
 
 
-def reconcile(first: _First, last: _Last, catalog: CatalogOption = None, as_json: JsonOption = False) -> None:
+def reconcile(
+    first: _First,
+    last: _Last,
+    catalog: CatalogOption = None,
+    source: SourceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Compare published days with the speed layer, by cause, and certify them. A residual is exit code 1."""
-    speak_json(as_json)
     from reconciliation.reconcile import reconcile as compare  # noqa: PLC0415 - as above
-    from reconciliation.result import summaries  # noqa: PLC0415
 
-    definition = load(catalog)
-    results = compare(settings(), definition, days_between(parse_day(first), parse_day(last)))
+    sources = load(catalog, source)
+    days, where = days_between(parse_day(first), parse_day(last)), settings()
+    results = [(each, result) for each in sources for result in compare(where, each.catalog, days)]
     if as_json:
-        print_json(summaries(results))
+        print_json({"partitions": [of_source(each, sources, result.summary()) for each, result in results]})
     else:
         table = Table()
-        for heading in ("day", "certified", "speed layer", "residual", "causes"):
+        for heading in ("source", "day", "certified", "speed layer", "residual", "causes"):
             table.add_column(heading)
-        for result in results:
+        for each, result in results:
             causes = ", ".join(f"{cause} {number:,}" for cause, number in result.causes.items() if number)
             certified = "[green]yes[/]" if result.certified else "[red]no[/]"
-            table.add_row(str(result.partition), certified, result.verdict, f"{result.residual:,}", causes)
+            cells = (str(result.partition), certified, result.verdict, f"{result.residual:,}", causes)
+            table.add_row(each.name, *cells)
         out.print(table)
-        for result in results:
+        for _, result in results:
             if result.message:
                 err.print(result.message, highlight=False)
-    if any(result.problem for result in results):
+    if any(result.problem for _, result in results):
         raise Failed
 
 
-def _show_plan(plan: Any, definition: Catalog, as_json: bool) -> None:  # noqa: ANN401 - a Plan, imported late
+def _show_plans(sources: tuple[SourceFile, ...], plans: list[Any], as_json: bool) -> None:  # plans are imported late
     if not as_json:
-        out.print("\n".join(plan.lines(definition)), highlight=False, markup=False)
+        for each, plan in zip(sources, plans, strict=True):
+            out.print("\n".join(plan.lines(each.catalog)), highlight=False, markup=False)
         return
     unknown = {"run_id": None, "events": None, "duplicates": None, "dead_letters": None, "published": False}
-    partitions = [{"partition": day.isoformat(), **unknown} for day in plan.days]
-    print_json({"partitions": partitions, "ranges": [asdict(each) for each in plan.ranges]})
+    planned = list(zip(sources, plans, strict=True))
+    partitions = [
+        of_source(each, sources, {"partition": day.isoformat(), **unknown})
+        for each, plan in planned
+        for day in plan.days
+    ]
+    ranges = [of_source(each, sources, asdict(part)) for each, plan in planned for part in plan.ranges]
+    print_json({"partitions": partitions, "ranges": ranges})

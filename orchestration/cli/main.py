@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from orchestration.cli import bench, catalog, data, demo, layers, serve, stack
-from orchestration.cli.common import DEMO_CATALOG, STATE, guarded
+from orchestration.cli import alerts, bench, catalog, data, demo, layers, serve, stack, versions
+from orchestration.cli.common import STATE, guarded
+from orchestration.sources import DEMO_CATALOGS
 
 app = typer.Typer(
     name="lockstep",
@@ -30,17 +31,22 @@ def options(
             "--catalog",
             "-c",
             envvar="LOCKSTEP_CATALOG",
-            help="Catalog of metrics: a YAML file, or the directory that holds one.",
-            show_default="the demo's shop",
+            help="Catalog of metrics: a YAML file is one source, a directory of them several.",
+            show_default="the demo's",
         ),
-    ] = DEMO_CATALOG,
+    ] = DEMO_CATALOGS,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", "-s", help="Only this source of the catalog's.", show_default="all of them"),
+    ] = None,
 ) -> None:
     """Note the global options for the command that follows."""
     STATE.catalog = catalog_file
+    STATE.source = source
     STATE.json_output = False
 
 
-for family in (demo, stack, catalog, data, layers, bench, serve):
+for family in (demo, stack, catalog, versions, data, layers, bench, serve, alerts):
     family.register(app)
 
 

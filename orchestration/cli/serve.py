@@ -1,27 +1,34 @@
 """`query` and `report`: the numbers, and why they differ."""
 
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from clickhouse_connect.driver.client import Client
 from rich.table import Table
 
 from infra.clickhouse import connect
+from infra.settings import Settings
+from metrics.catalog import Catalog
 from orchestration.cli.common import (
     CatalogOption,
     Failed,
     JsonOption,
+    SourceOption,
     UserError,
-    catalog_path,
+    load,
     out,
     parse_day,
     print_json,
     settings,
-    speak_json,
 )
-from orchestration.cli.common import catalog as load
+from orchestration.sources import owner_of_metric
+from serving.figures import figure
 from serving.query import LAYERS, Query, Row, build, iso, rows
 from serving.status import read_status
+from serving.versions import kept_beside
+from serving.views import dimensions
 
 _SOUND = {"clean", "not_yet_closed"}
 
@@ -44,18 +51,24 @@ def query(  # noqa: PLR0913, PLR0917 - options of a command
     limit: Annotated[
         int | None, typer.Option(min=1, help="Most rows; of more, the latest.", show_default="10,000; 50 as a table")
     ] = None,
+    version: Annotated[
+        str | None,
+        typer.Option("--metric-version", metavar="V", help="A version of the metric.", show_default="the one shown"),
+    ] = None,
     catalog: CatalogOption = None,
+    source: SourceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read a metric's windows, each once: from batch where its day is certified, else from speed."""
-    speak_json(as_json)
-    definition = load(catalog)
+    definition = owner_of_metric(load(catalog, source), metric).catalog
+    build(definition, metric)  # that there is no such metric is said whether a server answers or not
     most = limit or (10_000 if as_json else 50)
-    question = build(definition, metric, grain, start, end, by or (), layer, most)
     where = settings()
     client = connect(where, wait_seconds=2.0)
     database = where.database(definition.source)
     _require_views(client, database, definition.source)
+    beside = version and kept_beside(client, database, metric, version)
+    question = build(definition, metric, grain, start, end, by or (), layer, most, beside)
     found = rows(client, database, question)
     if as_json:
         print_json({"metric": question.metric.name, "grain": question.grain, "rows": [row.as_json() for row in found]})
@@ -68,20 +81,21 @@ def query(  # noqa: PLR0913, PLR0917 - options of a command
 def table_of(question: Query, found: list[Row]) -> Table:
     """A metric's windows as a table."""
     table = Table(title=f"{question.metric.name} by {question.grain}", title_justify="left")
-    for heading in ("window", *question.metric.by):
+    for heading in ("window", *dimensions(question.metric)):
         table.add_column(heading)
     for heading in ("value", "bounds"):
         table.add_column(heading, justify="right")
     for heading in ("layer", "status"):
         table.add_column(heading)
     table.add_column("drift", justify="right")
+    metric = question.metric
     for row in found:
-        bounds = "" if row.lower is None or row.upper is None else f"{row.lower:,.0f} to {row.upper:,.0f}"
+        exact = row.lower is None or row.upper is None
         table.add_row(
             iso(row.window_start),
             *row.dimensions.values(),
-            f"{row.value:,}",
-            bounds,
+            figure(metric, row.value),
+            "" if exact else f"{figure(metric, row.lower)} to {figure(metric, row.upper)}",
             row.layer,
             row.status,
             "" if row.drift is None else f"{row.drift:+,.10g}",
@@ -94,42 +108,59 @@ def report(
         str | None, typer.Option("--date", metavar="DAY", help="UTC day.", show_default="the latest published")
     ] = None,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the files.", show_default=".lockstep/reports/SOURCE")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the files; of several sources, one in it each.",
+            show_default=".lockstep/reports/SOURCE",
+        ),
     ] = None,
     catalog: CatalogOption = None,
+    source: SourceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a day's reconciliation report as HTML and JSON; --json prints it instead of the files' paths."""
-    speak_json(as_json)
+    """Write a day's reconciliation report as HTML and JSON; --json prints it instead of the files' paths.
+
+    Of several sources a report each; with --json, as `{"reports": [...]}`.
+    """
     from reconciliation.report import build as report_document  # noqa: PLC0415 - only this command draws
     from reconciliation.report import write_report  # noqa: PLC0415
 
-    definition = load(catalog)
+    sources = load(catalog, source)
     where = settings()
     client = connect(where, wait_seconds=2.0)
-    _require_views(client, where.database(definition.source), definition.source)
-    wanted = parse_day(day) if day else _latest_day(client, where.database(definition.source), catalog)
-    document = report_document(where, definition, wanted, client=client)
-    if as_json:
-        print_json(document)
-    else:
-        paths = write_report(where, definition, wanted, out_dir, client=client)
-        out.print(f"{wanted}: {document['headline']['verdict']}")
+    wanted = [_day_of_report(client, where, each.catalog, day) for each in sources]
+    documents = []
+    for each, at in zip(sources, wanted, strict=True):
+        document = report_document(where, each.catalog, at, client=client)
+        documents.append(document)
+        if as_json:
+            continue
+        folder = out_dir / each.name if out_dir and len(sources) > 1 else out_dir
+        paths = write_report(where, each.catalog, at, folder, client=client)
+        out.print(f"{each.name} {at}: {document['headline']['verdict']}")
         out.print(f"report: {paths.html}\n        {paths.json}", soft_wrap=True)
-    if document["headline"]["verdict"] not in _SOUND:
+    if as_json:
+        print_json(documents[0] if len(documents) == 1 else {"reports": documents})
+    if any(document["headline"]["verdict"] not in _SOUND for document in documents):
         raise Failed
 
 
-def _require_views(client: Any, database: str, source: str) -> None:  # noqa: ANN401 - the driver's client
+def _day_of_report(client: Client, where: Settings, catalog: Catalog, day: str | None) -> date:
+    """The day asked for, else the latest that is published."""
+    database = where.database(catalog.source)
+    _require_views(client, database, catalog.source)
+    if day:
+        return parse_day(day)
+    days = read_status(client, database).days
+    if not days:
+        msg = f"no day of `{catalog.source}` is published yet. run `lockstep batch --from DAY --to DAY`"
+        raise UserError(msg)
+    return days[-1].partition
+
+
+def _require_views(client: Client, database: str, source: str) -> None:
     sql = "SELECT count() FROM system.tables WHERE database = {database:String} AND name = 'publications'"
     if not client.query(sql, parameters={"database": database}).result_rows[0][0]:
         msg = f"source `{source}` has no tables yet. make them by `lockstep up`, or run a layer"
         raise UserError(msg)
-
-
-def _latest_day(client: Any, database: str, catalog: Path | None) -> Any:  # noqa: ANN401 - the driver's client
-    days = read_status(client, database).days
-    if not days:
-        msg = f"no day of `{catalog_path(catalog).stem}` is published yet. run `lockstep batch --from DAY --to DAY`"
-        raise UserError(msg)
-    return days[-1].partition

@@ -8,8 +8,17 @@ from rich.table import Table
 from infra import stack
 from infra.stack import ServiceStatus
 from orchestration import services
-from orchestration.cli.common import CatalogOption, Failed, JsonOption, catalog_path, err, out, print_json, settings
-from orchestration.cli.common import speak_json as speak
+from orchestration.cli.common import (
+    CatalogOption,
+    Failed,
+    JsonOption,
+    SourceOption,
+    catalog_path,
+    err,
+    out,
+    print_json,
+    settings,
+)
 
 MIB = 1024 * 1024
 
@@ -22,29 +31,28 @@ def register(app: typer.Typer) -> None:
 
 def up(
     catalog: CatalogOption = None,
+    source: SourceOption = None,
     engines_only: Annotated[
         bool,
         typer.Option("--engines-only", help="Start Kafka, ClickHouse and Flink, nothing above them."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start what is not running: Kafka, ClickHouse, Flink, then speed layer, Dagster and API for the catalog.
+    """Start what is not running: Kafka, ClickHouse, Flink, then a speed layer for each source, Dagster and API for all.
 
     Everything listens on loopback and keeps its data under `.lockstep/`. Run again, it starts only what is missing.
     """
-    speak(as_json)
     where = settings()
     with err.status("starting the stack") as line:
         if engines_only:
             states = services.start(where, services.engines(where), line.update)
         else:
-            states = services.start_all(where, catalog_path(catalog), line.update)
+            states = services.start_all(where, catalog_path(catalog, source), line.update)
     _show(states, as_json)
 
 
 def down(as_json: JsonOption = False) -> None:
     """Stop every process of the stack; its data stays. Run again, it has nothing to do."""
-    speak(as_json)
     with err.status("stopping the stack"):
         stack.down(settings())
     if as_json:
@@ -55,7 +63,6 @@ def down(as_json: JsonOption = False) -> None:
 
 def status(as_json: JsonOption = False) -> None:
     """Say of every service whether it runs, where it listens and how much memory it takes."""
-    speak(as_json)
     states = stack.status(settings())
     _show(states, as_json)
     if any(each.state != "running" for each in states):

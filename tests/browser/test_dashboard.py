@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
-from serving_tables import CATALOG, Event, Tables, at
+from serving_tables import CATALOG, OTHER_CATALOG, Event, Tables, at
 
 from infra.service import Service, http_ready
 from infra.services import clickhouse_services
@@ -29,6 +29,19 @@ LIVE = at("2026-03-02T09:30:00")
 WIDE: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 REFRESH_MS = 15_000
+MORE = """
+  users:   {{agg: distinct(user), description: people who came, window: [tumbling 1h, global]}}
+  pages:   {{agg: "top(page, 5)", by: [country], description: what is looked at most, window: tumbling 1h}}
+  stock:   {{agg: "level(counted, change)", by: [country], unit: pieces, window: [tumbling 1h, global]}}
+  state:   {{agg: last(page), by: [country], window: global}}
+  open:    {{agg: last(flag), window: global}}
+  visits:  {{agg: count, by: [country], description: bursts of events of one user, window: session 30m}}
+  average: {{agg: mean(took), by: [country], unit: ms, window: [sliding 2h every 1h, day Europe/Berlin]}}
+  buys:    {{agg: count, where: kind = 'buy', window: [tumbling 1h, global]}}
+  all:     {{agg: count, window: [tumbling 1h, global]}}
+  share:   {{ratio: [buys, all], description: part of the events that are purchases}}
+"""
+PAGES = ("/", "/shoes", "/shirts", "/checkout", "/help", "/about <us>")
 
 
 @pytest.fixture(scope="session")
@@ -55,31 +68,38 @@ def browser(chromium: str) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def tables(chromium: str, clickhouse: Settings, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Two days: the first certified, the second running."""
-    made = Tables.create(clickhouse, "browser_shop", tmp_path_factory.mktemp("browser"))
+    made = Tables.create(clickhouse, "browser_shop", tmp_path_factory.mktemp("browser"), CATALOG + MORE)
     made.speed(events())
-    exact = {(MIDNIGHT + timedelta(hours=h), c): Decimal(100 + h) for h in range(24) for c in ("DE", "FR")}
-    made.batch("revenue", "1h", "run-1", exact)  # type: ignore[arg-type]
-    made.batch("visitors", "1d", "run-1", {(MIDNIGHT, None): 40})
-    made.publish(DAY, "run-1")
-    made.certify(DAY, "run-1")
+    made.batch("run-1", [event for event in events() if event.time.date() == DAY])
+    made.close(DAY, "run-1")
     made.watermark(LIVE)
     return made
 
 
 def events() -> list[Event]:
     hours = range(int((LIVE - MIDNIGHT) / timedelta(hours=1)))
-    return [
-        Event(MIDNIGHT + timedelta(hours=h, minutes=1), "buy", country, f"u{h}", Decimal(100 + h))
-        for h in hours
-        for country in ("DE", "FR")
-    ]
+    found = []
+    for hour in hours:
+        for number, country in enumerate(("DE", "FR")):
+            start, user = MIDNIGHT + timedelta(hours=hour, minutes=1), f"u{hour % 7}"
+            found.append(Event(start, "buy", country, f"u{hour}", Decimal(100 + hour), change=-2, took=40.0 + hour))
+            for view in range(1 + (hour + number) % 5):
+                at_minute = start + timedelta(minutes=4 * view)
+                page = PAGES[(hour + view * view) % len(PAGES)]
+                # one hour in seven nothing is measured, so that its mean has no value
+                took = None if hour % 7 == 3 else 20.0 + view  # noqa: PLR2004
+                found.append(Event(at_minute, "view", country, user, page=page, took=took, flag=hour % 2 == 0))
+            if hour % 9 == 0:
+                found.append(Event(start, "count", country, "clerk", counted=50 + 10 * number))
+    return found
 
 
 @pytest.fixture(scope="module")
 def address(tables: Tables, clickhouse: Settings, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("serving") / "catalog.yaml"
-    path.write_text(CATALOG.format(source=tables.catalog.source), encoding="utf-8")
-    return serve(clickhouse, path)
+    directory = tmp_path_factory.mktemp("serving")
+    (directory / "shop.yaml").write_text((CATALOG + MORE).format(source=tables.catalog.source), encoding="utf-8")
+    (directory / "other.yaml").write_text(OTHER_CATALOG.format(source="browser_other"), encoding="utf-8")
+    return serve(clickhouse, directory)
 
 
 def serve(settings: Settings, catalog: Path) -> str:
@@ -202,6 +222,71 @@ def test_metric_and_grain_are_picked_and_kept_in_the_address(open_page: Callable
     expect(page.locator(".ls-recent tbody tr").last).to_contain_text("certified", timeout=REFRESH_MS)
 
 
+def test_the_most_frequent_values_are_a_table_of_the_latest_window(
+    open_page: Callable[..., Page], tables: Tables
+) -> None:
+    page = open_page("/?metric=pages&grain=1h")
+    rows = [row for row in served(tables, "pages", "1h") if row.value]
+    latest = [row for row in rows if row.window_start == rows[-1].window_start]
+    expect(page.locator(".ls-groups > div")).to_have_count(len(latest), timeout=REFRESH_MS)
+    for row in latest:
+        board = page.locator(".ls-groups > div", has_text=row.dimensions["country"])
+        for index, entry in enumerate(row.value):  # type: ignore[arg-type]
+            expect(board.locator("tr").nth(index)).to_contain_text(entry["item"])  # type: ignore[index]
+            expect(board.locator("tr").nth(index)).to_contain_text(str(entry["count"]))  # type: ignore[index]
+    expect(page.locator(".ls-chart")).to_be_hidden()
+    expect(page.locator(".ls-about")).to_have_text("what is looked at most")
+
+
+def test_sessions_are_counted_and_their_lengths_told(open_page: Callable[..., Page], tables: Tables) -> None:
+    page = open_page("/?metric=visits&span=7d")
+    rows = served(tables, "visits", "session")
+    facts = page.locator(".ls-facts")
+    expect(facts).to_contain_text(f"sessions{len(rows):,}", timeout=REFRESH_MS)
+    expect(facts).to_contain_text("median length")
+    expect(page.locator(".ls-recent tbody tr").first).to_contain_text(rows[-1].dimensions["session_key"])
+
+
+def test_a_level_is_drawn_and_listed_by_dimension(open_page: Callable[..., Page], tables: Tables) -> None:
+    page = open_page("/?metric=stock&grain=1h")
+    latest = {row.dimensions["country"]: row.value for row in served(tables, "stock", "1h")}
+    for country, value in latest.items():
+        line = page.locator(".ls-bars tr", has_text=country)
+        expect(line).to_contain_text(f"{value} pieces", timeout=REFRESH_MS)
+    expect(page.locator(".ls-chart")).to_be_visible()
+
+
+def test_a_ratio_is_a_line_of_percents(open_page: Callable[..., Page], tables: Tables) -> None:
+    page = open_page("/?metric=share&grain=1h&span=7d")
+    rows = served(tables, "share", "1h")
+    expect(page.locator(".ls-recent tbody tr").first).to_contain_text(" %", timeout=REFRESH_MS)
+    drawn = [value for series in chart_series(page) for value in series["values"] if value is not None]  # type: ignore[attr-defined]
+    assert {round(value, 6) for value in drawn} == {round(100 * row.value, 6) for row in rows}  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("metric", ["users", "open"])
+def test_all_time_is_one_figure(open_page: Callable[..., Page], tables: Tables, metric: str) -> None:
+    (row,) = served(tables, metric, "global")
+    page = open_page(f"/?metric={metric}&grain=global")
+    expect(page.locator(".ls-big")).to_have_text(
+        panels.figure(tables.catalog.metric(metric), row.value), timeout=REFRESH_MS
+    )
+    expect(page.locator(".ls-recent tbody tr")).to_contain_text("all time")
+
+
+def test_a_window_without_a_value_is_a_gap(open_page: Callable[..., Page]) -> None:
+    page = open_page("/?metric=average&grain=2h_every_1h&span=7d")
+    expect(page.locator(".ls-recent tbody tr").first).to_be_visible(timeout=REFRESH_MS)
+    expect(page.locator(".ls-titles h2")).to_contain_text("in ms")
+
+
+@pytest.mark.parametrize("metric", ["pages", "visits", "state", "stock"])
+def test_boards_fit_a_phone(open_page: Callable[..., Page], metric: str) -> None:
+    page = open_page(f"/?metric={metric}", PHONE, "dark")
+    expect(page.locator(".ls-board tr").first).to_be_visible(timeout=REFRESH_MS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_either_scheme(open_page: Callable[..., Page], scheme: str) -> None:
     page = open_page("/?metric=revenue&grain=1h", PHONE, scheme)
@@ -230,3 +315,12 @@ def test_without_rows_it_says_what_to_do_and_without_clickhouse_what_is_wrong(
     finally:
         down(apart)
         down(own)
+
+
+def test_every_source_has_a_page_and_the_way_to_the_others(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    expect(page).to_have_title("Lockstep · browser_shop")
+    page.get_by_role("link", name="browser_other").click()
+    expect(page).to_have_title("Lockstep · browser_other")
+    expect(page.locator(".ls-titles h2")).to_have_text("readings")
+    assert open_page("/?metric=readings").title() == "Lockstep · browser_other"

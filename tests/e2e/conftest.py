@@ -7,7 +7,7 @@ import pytest
 from lockstep_shell import Lockstep
 
 from infra.settings import Settings
-from orchestration.definitions import DEMO_CATALOG
+from orchestration.sources import DEMO_CATALOGS
 
 
 @pytest.fixture
@@ -20,6 +20,6 @@ def lockstep(stack: Settings) -> Callable[[Path], Lockstep]:
 def shop(tmp_path: Path, unique: str) -> Path:
     """The demo's catalog under a source and a topic of this test's own."""
     path = tmp_path / "shop.yaml"
-    text = DEMO_CATALOG.read_text().replace("source: shop\n", f"source: {unique}\n")
+    text = (DEMO_CATALOGS / "shop.yaml").read_text().replace("source: shop\n", f"source: {unique}\n")
     path.write_text(text.replace("topic: events.shop.v1 ", f"topic: {unique} "))
     return path

@@ -9,12 +9,17 @@ from lockstep_shell import Lockstep
 from infra.clickhouse import connect, quote
 from infra.settings import Settings
 from infra.stack import down
-from orchestration.definitions import DEMO_CATALOG
+from orchestration.sources import DEMO_CATALOGS
 
 SERVICES = {
     "kafka", "clickhouse", "flink-jobserver", "flink-expansion", "beam-workers",
-    "speed", "api", "dagster-code", "dagster-webserver", "dagster-daemon", "shop",
+    "speed-shop", "speed-devices", "live-shop", "live-devices", "api",
+    "dagster-code", "dagster-webserver", "dagster-daemon",
 }  # fmt: skip
+
+
+SOURCES = {"shop": "events", "devices": "readings"}
+"""Each with a metric of its own."""
 
 
 @pytest.fixture
@@ -27,23 +32,35 @@ def fresh(new_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Set
 
 
 def test_the_demo_ends_certified_and_a_second_one_changes_nothing_that_was_right(fresh: Settings) -> None:
-    run = Lockstep(fresh, DEMO_CATALOG)
+    run = Lockstep(fresh, DEMO_CATALOGS)
 
     first = run("demo", "--events", "20000")
     services = run.json("status")["services"]
     assert {each["name"] for each in services} == SERVICES
     assert {each["state"] for each in services} == {"running"}
-    for shown in ("unique_visitors", "batch", "speed", "drift", f":{fresh.api_port}", f":{fresh.dagster_port}"):
+    for shown in (
+        "unique_visitors",
+        "readings",
+        "batch",
+        "speed",
+        "drift",
+        f":{fresh.api_port}",
+        f":{fresh.dagster_port}",
+    ):
         assert shown in first
-    assert "✓" in first.partition("ground truth")[2]
-    assert "x" not in {word for line in first.splitlines() if "ground truth" in line for word in line.split()}
-    (report,) = [line.split()[1] for line in first.splitlines() if line.startswith("report ")]
-    assert Path(report).exists()
+    told = [line for line in first.splitlines() if line.startswith("ground truth")]
+    assert len(told) == len(SOURCES)
+    for line in told:
+        assert "✓" in line
+        assert "x" not in line.split()
+    reports = [Path(line.split()[1]) for line in first.splitlines() if line.startswith("report ")]
+    assert {report.parent.name for report in reports} == set(SOURCES)
+    assert all(report.exists() for report in reports)
 
     before = _right(fresh)
     second = run("demo", "--events", "20000")
-    assert "3 days are certified already" in second
-    assert "so none are made" in second
+    assert second.count("3 days are certified already") == len(SOURCES)
+    assert second.count("so none are made") == len(SOURCES)
     assert _right(fresh) == before
 
     run("down")
@@ -52,8 +69,9 @@ def test_the_demo_ends_certified_and_a_second_one_changes_nothing_that_was_right
 
 def _right(settings: Settings) -> list[object]:
     """Everything that a second demo must leave alone: runs, publications, certificates, exact values."""
-    client, database = connect(settings), quote(settings.database("shop"))
+    client = connect(settings)
     return [
-        client.query(f"SELECT * FROM {database}.{table} ORDER BY ALL").result_rows
-        for table in ("batch_runs", "publications", "certificates", "batch_events")
+        client.query(f"SELECT * FROM {quote(settings.database(source))}.{table} ORDER BY ALL").result_rows
+        for source, metric in SOURCES.items()
+        for table in ("batch_runs", "publications", "certificates", f"batch_{metric}")
     ]

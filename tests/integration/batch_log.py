@@ -22,18 +22,23 @@ PARTITIONS = 3
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 START = to_epoch_ms(datetime(2026, 3, 1, tzinfo=UTC))
+BUSY_SHARE = 0.02
+"""How many events are of the user whose sessions reach their greatest length."""
+
 CLOSING_TIME = START + 3 * DAY_MS + 2 * HOUR_MS
 """Timestamp of the last record: the lateness of the third day is over."""
 
 
 def catalog_tree(source: str) -> dict[str, Any]:
-    """A catalog with every aggregation, as the plain values of its file."""
+    """A catalog with every aggregation and kind of window, as the plain values of its file."""
+    session = "session 1h max 3h"
     return {
         "source": source,
         "topic": f"events.{source}",
         "format": "json",
         "event_id": "id",
         "event_time": {"field": "ts", "unit": "ms"},
+        "key": "user",
         "out_of_orderness": "10s",
         "allowed_lateness": "1h",
         "dedup_horizon": 200,
@@ -43,6 +48,9 @@ def catalog_tree(source: str) -> dict[str, Any]:
             "country": {"type": "string", "default": "unknown"},
             "amount": {"type": "decimal", "scale": 2},
             "items": "int",
+            "price": "float",
+            "member": "bool",
+            "stocked": "int",
         },
         "metrics": {
             "events": {"agg": "count", "window": ["tumbling 1m", "tumbling 1d"]},
@@ -55,6 +63,22 @@ def catalog_tree(source: str) -> dict[str, Any]:
             },
             "items": {"agg": "sum(items)", "by": ["country"], "window": "tumbling 1h"},
             "visitors": {"agg": "distinct(user)", "by": ["country"], "window": ["tumbling 15m", "tumbling 1d"]},
+            "prices": {"agg": "sum(price)", "by": ["kind"], "window": ["tumbling 1h", "sliding 1d every 12h"]},
+            "mean_amount": {"agg": "mean(amount)", "by": ["member"], "window": ["tumbling 1h", "day Europe/Berlin"]},
+            "spread": {"agg": "stddev(price)", "by": ["member"], "window": ["tumbling 1h", "global"]},
+            "least": {"agg": "min(amount * 2)", "by": ["kind"], "where": "member", "window": "tumbling 1h"},
+            "greatest": {"agg": "max(items)", "by": ["kind"], "window": "tumbling 1h"},
+            "amount_p95": {"agg": "quantile(amount, 0.95)", "by": ["kind"], "window": ["tumbling 1h", "tumbling 1d"]},
+            "amount_p50": {"agg": "quantile(amount, 0.5)", "by": ["kind"], "window": "tumbling 1h"},
+            "price_p90": {"agg": "quantile(price, 0.9)", "window": "tumbling 1h"},
+            "top_users": {"agg": "top(user, 5)", "by": ["items"], "window": ["tumbling 1h", "tumbling 1d"]},
+            "amounts": {"agg": "distinct(amount)", "where": "kind <> 'view'", "window": "tumbling 1h"},
+            "latest": {"agg": "last(user)", "by": ["kind"], "window": ["tumbling 1h", "tumbling 1d"]},
+            "stock": {"agg": "level(stocked, items)", "by": ["country"], "window": ["tumbling 1h", "tumbling 1d"]},
+            "visits": {"agg": "count", "by": ["country"], "window": session},
+            "visit_prices": {"agg": "sum(price)", "window": session},
+            "visit_last": {"agg": "last(kind)", "where": "kind <> 'click'", "window": session},
+            "visit_items": {"agg": "distinct(items)", "where": "kind <> 'click'", "window": session},
         },
     }
 
@@ -84,10 +108,13 @@ def records(seed: int, count: int) -> list[Record]:
             "id": f"e{number}",
             "ts": time - rng.randrange(5_000),
             "kind": rng.choice(["view", "click", "purchase"]),
-            "user": rng.choice([None, *(f"u{n}" for n in range(200))]),
+            "user": "busy" if rng.random() < BUSY_SHARE else rng.choice([None, *(f"u{n}" for n in range(200))]),
             "country": rng.choice(["DE", "FR", None]),
             "amount": f"{rng.randrange(-500, 9_999) / 100:.2f}",
             "items": rng.choice([None, 1, 2, 3]),
+            "price": rng.choice([None, -0.0, 1e10, 0.1, rng.uniform(-9, 99)]),
+            "member": rng.choice([None, True, False]),
+            "stocked": rng.randrange(50) if rng.random() < BUSY_SHARE else None,
         }
         choice = rng.random()
         where = number % PARTITIONS

@@ -11,8 +11,9 @@ import yaml
 from infra.catalog_file import load_catalog
 from infra.clickhouse import insert_frame
 from metrics.disposition import PartitionReader
-from metrics.fold import groups, merge_states, metric_rows, partial_states
-from metrics.reference import Record, answer
+from metrics.fold import groups, merge_states, metric_rows, partial_states, selected, session_rows
+from metrics.reference import Record
+from metrics.session import assign_sessions
 from metrics.window import Window, from_epoch_ms, to_epoch_ms
 from serving.schema import tables
 
@@ -38,6 +39,53 @@ metrics:
   revenue: {{agg: sum(amount), where: event_type = 'purchase', by: [country], window: [tumbling 5m, tumbling 1h]}}
   visitors: {{agg: distinct(user_id), window: [tumbling 5m, tumbling 1d]}}
 """
+COMPLETE = """
+source: {source}
+topic: events.{source}
+format: json
+event_id: id
+event_time: {{field: ts, unit: ms}}
+key: user_id
+out_of_orderness: 10s
+allowed_lateness: 1h
+dedup_horizon: 1000
+topic_partitions: 2
+fields:
+  event_type: string
+  user_id: string
+  country: {{type: string, default: unknown}}
+  amount: {{type: decimal, scale: 2}}
+  weight: float
+  gain: float
+  page: string
+  counted: int
+  change: int
+metrics:
+  events: {{agg: count, by: [country], window: [sliding 1h every 15m, tumbling 1d, week Europe/Berlin, global]}}
+  purchases: {{agg: count, where: event_type = 'purchase', window: [tumbling 1h, tumbling 1d]}}
+  views: {{agg: count, where: event_type = 'view', window: [tumbling 1h, tumbling 1d]}}
+  purchase_ratio: {{ratio: [purchases, views]}}
+  revenue: {{agg: sum(amount), by: [country], window: [tumbling 5m, day Europe/Berlin]}}
+  weights: {{agg: sum(weight), window: [tumbling 1h, global]}}
+  least: {{agg: min(amount), window: [tumbling 5m]}}
+  greatest: {{agg: max(weight), window: [tumbling 5m, month Europe/Berlin]}}
+  average: {{agg: mean(amount), window: [tumbling 5m]}}
+  balance: {{agg: sum(gain), window: [tumbling 1h]}}
+  average_weight: {{agg: mean(weight), window: [tumbling 1h]}}
+  spread: {{agg: stddev(weight), window: [tumbling 1h, sliding 2h every 1h]}}
+  visitors: {{agg: distinct(user_id), window: [tumbling 5m, tumbling 1d, global]}}
+  median: {{agg: "quantile(amount, 0.5)", window: [tumbling 1h]}}
+  heaviest: {{agg: "quantile(weight, 0.9)", by: [country], window: [tumbling 3d]}}
+  pages: {{agg: "top(page, 3)", window: [tumbling 1h, tumbling 1d]}}
+  last_page: {{agg: last(page), window: [tumbling 5m]}}
+  last_amount: {{agg: last(amount), by: [country], window: [tumbling 1h]}}
+  stock: {{agg: "level(counted, change)", by: [country], window: [tumbling 1h, global]}}
+  visits: {{agg: count, by: [country], window: session 30m max 3h}}
+  visit_pages: {{agg: "top(page, 2)", window: session 30m}}
+  visit_amount: {{agg: mean(amount), window: session 30m}}
+  visit_spread: {{agg: "quantile(weight, 0.5)", window: session 1h}}
+"""
+"""Every aggregation and every window."""
 MINUTE = 60_000
 
 
@@ -50,11 +98,16 @@ def body(number, moment, **changes):
         "user_id": f"u{number * 7919 % 997}",
         "country": ("DE", "FR", "PT")[number % 3 if number % 9 else number % 2],
         "amount": f"{number % 90 + 1}.{number % 100:02d}",
+        "weight": number % 77 / 7,
+        "gain": (number % 7 - 3) / 7,
+        "page": f"/p{number * number % 13}",
+        "counted": 500 if number % 50 == 0 else None,
+        "change": number % 7 - 3,
     }
     return json.dumps(shown | changes).encode()
 
 
-def make_log(seed=1, events=500, day=DAY, late=5, duplicates=4, conflicts=2, dead=3):
+def make_log(seed=1, events=500, day=DAY, late=5, duplicates=4, conflicts=2, dead=3, users=997):
     """Records of one day in two topic partitions, with known numbers of each disposition."""
     rng = random.Random(seed)
     start = to_epoch_ms(Window.of_day(day).start)
@@ -73,10 +126,11 @@ def make_log(seed=1, events=500, day=DAY, late=5, duplicates=4, conflicts=2, dea
                      strict=True))  # fmt: skip
     for number, moment in enumerate(moments):
         where = number % 2
-        write(where, moment, body(number, moment))
+        user = {"user_id": f"u{number * 7919 % users}"}
+        write(where, moment, body(number, moment, **user))
         match kinds.get(number):
             case "late":
-                write(where, moment, body(number + 1_000_000, moment - 120 * MINUTE))
+                write(where, moment, body(number + 1_000_000, moment - 120 * MINUTE, **user))
             case "dup":
                 write(where, moment, body(number, moment))
             case "conflict":
@@ -125,13 +179,11 @@ class Seed:
         """What the speed layer publishes after reading each topic partition up to an offset (default: all)."""
         seen = [record for record in records if upto is None or record.offset < upto]
         chunks, ranges = self.read(seen)
-        for metric, rows in self._states(chunks):
-            changed = change(metric, rows) if change else rows
+        for metric, rows in self._states([chunk.counted for chunk in chunks]):
+            changed = change(metric.name, rows) if change else rows
             self._insert(
-                f"speed_{metric}",
-                _with_time(changed).with_columns(
-                    metric_version=pl.lit(self.catalog.metric(metric).metric_version), pane=pl.lit("early")
-                ),
+                f"speed_{metric.name}",
+                _with_time(changed).with_columns(metric_version=pl.lit(metric.metric_version), pane=pl.lit("early")),
             )
         topic = pl.lit(self.catalog.topic)
         for chunk, read in zip(chunks, ranges, strict=True):
@@ -157,44 +209,16 @@ class Seed:
         start = to_epoch_ms(Window.of_day(day).start)
         end = to_epoch_ms(Window.of_day(day).end)
         run = {"run_id": pl.lit(run_id), "partition": pl.lit(day)}
-        for metric, rows in self._states(chunks):
-            own = rows.filter(pl.col("slice_start").is_between(start, end, closed="left"))
-            version = pl.lit(self.catalog.metric(metric).metric_version)
-            self._insert(f"expected_{metric}", _with_time(own).with_columns(**run, metric_version=version))
-        everything = answer(self.tree, records)
-        disposed = everything.dispositions
-        kept = {
-            name: [record for record in records if disposed[record.topic_partition, record.offset] in allowed]
-            for name, allowed in {"counted": {"counted"}, "with_late": {"counted", "late"}}.items()
-        }
-        counted = answer(self.tree, kept["counted"]).exact
-        with_late = answer(self.tree, kept["with_late"]).exact
-        for metric in self.catalog.metrics:
-            for window in metric.windows:
-                rows = [
-                    {
-                        "window_start": from_epoch_ms(key[2]),
-                        "window_end": from_epoch_ms(key[2]) + window.size,
-                        **dict(zip(metric.by, key[3], strict=True)),
-                        "events": cell.events,
-                        "value": cell.value,
-                        "value_with_late": with_late[key].value if key in with_late else 0,
-                        "value_counted": counted[key].value if key in counted else 0,
-                    }
-                    for key, cell in everything.exact.items()
-                    if key[:2] == (metric.name, window.grain) and start <= key[2] < end
-                ]
-                if not rows:
-                    continue
-                value = metric.agg.value_type
-                kind = pl.Decimal(38, 2) if value.startswith("Decimal") else pl.UInt64()
-                values = ("value", "value_with_late", "value_counted")
-                frame = pl.DataFrame(rows, schema_overrides={"events": pl.UInt64} | dict.fromkeys(values, kind))
-                frame = frame.with_columns(pl.col("window_start", "window_end").cast(pl.Datetime("ms", "UTC")), **run)
-                self._insert(
-                    f"batch_{metric.name}",
-                    frame.with_columns(metric_version=pl.lit(metric.metric_version), grain=pl.lit(window.grain)),
-                )
+        for metric, rows in self._states([chunk.counted for chunk in chunks]):
+            version = pl.lit(metric.metric_version)
+            self._insert(
+                f"expected_{metric.name}", _of_day(rows, start, end).with_columns(**run, metric_version=version)
+            )
+        readings = _readings(pl.concat([chunk.events for chunk in chunks]))
+        for reading, events in readings.items():
+            for metric, rows in self._exact(events):
+                named = {"metric_version": pl.lit(metric.metric_version), "reading": pl.lit(reading)}
+                self._insert(f"batch_{metric.name}", _of_day(rows, start, end).with_columns(**run, **named))
         exceptions = pl.concat([chunk.exceptions for chunk in chunks])
         of_day = pl.coalesce("event_time", "record_time").is_between(start, end, closed="left")
         self._insert(
@@ -207,12 +231,7 @@ class Seed:
         dead = pl.concat([chunk.dead_letters for chunk in chunks])
         dispositions = {name: own_events.filter(pl.col("disposition") == name).height for name in _DISPOSITIONS}
         dispositions["dead_letter"] = dead.filter(pl.col("record_time").is_between(start, end, closed="left")).height
-        counting = self.catalog.metric("events")
-        events = sum(
-            cell.events
-            for key, cell in everything.exact.items()
-            if key[:2] == ("events", counting.grains[0]) and start <= key[2] < end
-        )
+        events = readings["exact"].filter(pl.col("event_time").is_between(start, end, closed="left")).height
         told = {
             "run_id": run_id,
             "source": self.catalog.source,
@@ -263,12 +282,33 @@ class Seed:
     def certificates(self):
         return self.client.query(f"SELECT count() FROM {self.database}.certificates").result_rows[0][0]
 
-    def _states(self, chunks):
+    def _states(self, frames):
         for group in groups(self.catalog):
-            parts = [partial_states(group, chunk.counted) for chunk in chunks]
-            merged = merge_states(group, pl.concat(parts))
+            merged = merge_states(group, pl.concat([partial_states(group, events) for events in frames]))
             for metric in group.metrics:
-                yield metric.name, metric_rows(group, metric, merged)
+                yield (
+                    metric,
+                    session_rows(group, metric, merged) if group.session else metric_rows(group, metric, merged),
+                )
+
+    def _exact(self, events):
+        """The exact rows of each metric: states, or each distinct value with its count."""
+        for metric, rows in self._states([events]):
+            if not metric.agg.by_value:
+                yield metric, rows.drop("chain_events", strict=False)
+                continue
+            group = next(group for group in groups(self.catalog) if metric in group.metrics)
+            item = pl.col("argument")
+            values = selected(group, metric, events).with_columns(
+                item=item.cast(pl.String) if metric.agg.item_type == "String" else item
+            )
+            counted = values.group_by([*group.keys, "item"]).agg(n=pl.len().cast(pl.UInt64))
+            if group.session:
+                at = counted.rename({"slice_start": "event_time", "n": "events"})
+                keys = ["window_start", "window_end", "length_ms", *group.dimensions, "item"]
+                assigned = assign_sessions(at, group.dimensions, group.session)
+                counted = assigned.group_by(keys).agg(n=pl.col("events").sum())
+            yield metric, counted
 
     def _insert(self, table, frame):
         insert_frame(self.client, f"{self.database}.{table}", frame)
@@ -277,9 +317,33 @@ class Seed:
 _DISPOSITIONS = ("counted", "late", "duplicate", "id_conflict", "dead_letter")
 
 
+def _readings(events):
+    """Which events each exact reading holds: once each, whatever the partition."""
+    disposition = pl.col("disposition")
+    kept = {
+        "counted": disposition == "counted",
+        "with_late": disposition.is_in(["counted", "late"]),
+        "exact": disposition != "id_conflict",
+    }
+    return {
+        name: events.filter(condition).unique(["event_id", "event_time"], keep="first", maintain_order=True)
+        for name, condition in kept.items()
+    }
+
+
+def _of_day(rows, start, end):
+    """The slices that start in a day, the sessions whose last instant lies in it."""
+    if "slice_start" in rows.columns:
+        return _with_time(rows.filter(pl.col("slice_start").is_between(start, end, closed="left")))
+    own = rows.filter((pl.col("window_end") > start) & (pl.col("window_end") <= end))
+    return _with_time(own.drop("chain_events", strict=False))
+
+
 def _with_time(rows):
+    names = [name for name in ("slice_start", "window_start", "window_end") if name in rows.columns]
     return rows.with_columns(
-        pl.from_epoch("slice_start", time_unit="ms").dt.cast_time_unit("ms").dt.replace_time_zone("UTC")
+        pl.from_epoch(name, time_unit="ms").dt.cast_time_unit("ms").dt.replace_time_zone("UTC").alias(name)
+        for name in names
     )
 
 

@@ -11,7 +11,8 @@ from confluent_kafka import TopicPartition
 from infra import kafka
 from infra.clickhouse import connect
 from infra.settings import Settings
-from metrics.catalog import Catalog, parse_catalog
+from metrics.catalog import Catalog
+from metrics.catalog_build import parse_catalog
 
 START_MS = 1_780_000_000_000 // 3_600_000 * 3_600_000
 COUNTRIES = ("de", "fr", "it")
@@ -19,12 +20,16 @@ PARTITIONS = 2
 
 
 def text(name: str) -> str:
-    """The catalog as a file holds it: events and revenue by country in slices of 10 s, visitors by the minute."""
+    """The catalog as a file holds it: events and revenue by country in slices of 10 s, visitors by the minute, visits.
+
+    The visits are sessions of a user's events of one country.
+    """
     tree = {
         "source": name,
         "topic": f"{name}.events",
         "event_id": "id",
         "event_time": {"field": "ts", "unit": "ms"},
+        "key": "user",
         "allowed_lateness": "1m",
         "topic_partitions": PARTITIONS,
         "fields": {
@@ -36,6 +41,7 @@ def text(name: str) -> str:
             "events": {"agg": "count", "by": ["country"], "window": "tumbling 10s"},
             "revenue": {"agg": "sum(amount)", "by": ["country"], "window": "tumbling 10s"},
             "visitors": {"agg": "distinct(user)", "window": "tumbling 1m"},
+            "visits": {"agg": "count", "by": ["country"], "window": "session 2s max 30s"},
         },
     }
     return yaml.safe_dump(tree)
@@ -104,6 +110,26 @@ def rows(settings: Settings, source: Catalog, sql: str) -> list[tuple[Any, ...]]
 def published(settings: Settings, source: Catalog) -> dict[str, int]:
     """Events published by country."""
     return dict(rows(settings, source, "SELECT country, sum(events) FROM speed_events FINAL GROUP BY country"))
+
+
+def visits(settings: Settings, source: Catalog) -> list[tuple[Any, ...]]:
+    """Key, country, start, end and events of every session that is published."""
+    start, end = (f"toUnixTimestamp64Milli({name})" for name in ("window_start", "window_end"))
+    live = "speed_visits FINAL WHERE is_deleted = 0"
+    return rows(settings, source, f"SELECT session_key, country, {start}, {end}, events FROM {live} ORDER BY ALL")
+
+
+def expected_visits(count: int) -> list[tuple[Any, ...]]:
+    """The sessions of so many good events: one user's events of one country are 1.5 s apart, 20 in 30 s."""
+    found = []
+    for first in range(min(count, 150)):
+        own = range(first, count, 150)
+        for part in (own[index : index + 20] for index in range(0, len(own), 20)):
+            following = part[-1] + 150
+            more = len(part) == 20 and following < count
+            end = START_MS + (following * 10 if more else part[-1] * 10 + 2000)
+            found.append((f"u{first % 50}", COUNTRIES[first % 3], START_MS + part[0] * 10, end, len(part)))
+    return sorted(found)
 
 
 def expected(count: int) -> dict[str, int]:

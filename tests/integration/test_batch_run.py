@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from infra.clickhouse import connect, query_frame
 from infra.settings import Settings
 from metrics.catalog import Catalog, Metric
 from metrics.reference import Answer, Cell, Key, Record, answer, parse
+from serving.presented import presented
 
 Run = Callable[..., list[PartitionResult]]
 
@@ -57,30 +58,40 @@ def client_of(settings: Settings, catalog: Catalog) -> Client:
     return connect(settings, settings.database(catalog.source))
 
 
-def batch_cells(client: Client, metric: Metric, days: list[date]) -> dict[Key, tuple[int, Any]]:
-    """What the view of the batch layer shows of these days for a metric: events and exact value."""
-    cells: dict[Key, tuple[int, Any]] = {}
-    for grain in metric.grains:
-        frame = query_frame(client, f"SELECT * FROM {metric.name}_{grain}__batch")
-        rows = frame.with_columns(pl.col("window_start").dt.epoch("ms")).filter(pl.col("partition").is_in(days))
-        for row in rows.to_dicts():
-            key = (metric.name, grain, row["window_start"], tuple(row[name] for name in metric.by))
-            assert key not in cells, "a window stands twice"
-            cells[key] = (row["events"], row["value"])
+Shown = dict[Key, tuple[Any, ...]]
+"""By key the end of the window, events, value and, of a session, its length."""
+
+
+def shown(client: Client, metric: Metric, grain: str, sql: str) -> Shown:
+    """The windows that a SELECT gives."""
+    dimensions = [*(["session_key"] if metric.session else []), *metric.by]
+    cells: Shown = {}
+    frame = query_frame(client, sql).with_columns(pl.col("window_start", "window_end").dt.epoch("ms"))
+    for row in frame.to_dicts():
+        key = (metric.name, grain, row["window_start"], tuple(row[name] for name in dimensions))
+        assert key not in cells, "a window stands twice"
+        length = row["length_ms"] if metric.session else None
+        cells[key] = (row["window_end"], row["events"], plain(row["value"]), length)
     return cells
 
 
-def inside(key: Key, days: list[date]) -> bool:
-    return any(
-        START + (day - FIRST_DAY).days * DAY_MS <= key[2] < START + ((day - FIRST_DAY).days + 1) * DAY_MS
-        for day in days
-    )
-
-
-def wanted(cells: dict[Key, Cell], metric: Metric, days: list[date]) -> dict[Key, tuple[int, Any]]:
+def wanted(cells: dict[Key, Cell], metric: Metric, grain: str, days: list[date]) -> Shown:
+    """The windows of the reference that lie in the days, sessions where they end."""
+    begin, end = (START + (day - FIRST_DAY).days * DAY_MS for day in (days[0], days[-1] + timedelta(days=1)))
     return {
-        key: (cell.events, cell.value) for key, cell in cells.items() if key[0] == metric.name and inside(key, days)
+        key: (cell.end, cell.events, plain(cell.value), cell.length if metric.session else None)
+        for key, cell in cells.items()
+        if key[:2] == (metric.name, grain) and cell.end <= end and begin <= (cell.end - 1 if metric.session else key[2])
     }
+
+
+def plain(value: Any) -> Any:
+    """A value as it compares, be it of the reference or of a table; of a float what any order of adding gives."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, list):
+        return [tuple(entry.values()) if isinstance(entry, dict) else entry for entry in value]
+    return value
 
 
 def dispositions_of(tree: dict[str, Any], log: list[Record], truth: Answer, day: date) -> Counter[str]:
@@ -108,8 +119,19 @@ def test_every_published_number_is_that_of_the_reference(
     assert all(result.published for result in results)
     client = client_of(services, catalog)
     for metric in catalog.metrics:
-        assert batch_cells(client, metric, DAYS) == wanted(truth.exact, metric, DAYS)
-        assert expected_cells(client, metric) == slices(truth, metric)
+        for grain in metric.grains:
+            exact = shown(client, metric, grain, f"SELECT * FROM {metric.name}_{grain}__batch")
+            certain = wanted(truth.exact, metric, grain, DAYS)
+            assert {key: exact.get(key) for key in certain} == certain
+            assert bool(certain) == (grain != "global")
+            if metric.agg.exact:
+                states = shown(
+                    client, metric, grain, presented(metric, grain, f"(SELECT * FROM expected_{metric.name})")
+                )
+                certain = wanted(truth.expected, metric, grain, DAYS)
+                assert {key: states.get(key) for key in certain} == certain
+        if not metric.agg.exact:
+            assert sketches(client, metric) == sketches_of(truth, metric)
 
     for result in results:
         frame = query_frame(
@@ -124,7 +146,7 @@ def test_every_published_number_is_that_of_the_reference(
         exact = sum(
             cell.events
             for key, cell in truth.exact.items()
-            if key[:2] == ("events", "1d") and inside(key, [result.partition])
+            if key[:3] == ("events", "1d", START + (result.partition - FIRST_DAY).days * DAY_MS)
         )
         assert result.events == manifest["events"] == exact
         assert found["late"] > 0 and found["id_conflict"] > 0
@@ -145,28 +167,24 @@ def test_every_published_number_is_that_of_the_reference(
     )
 
 
-def expected_cells(client: Client, metric: Metric) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    frame = query_frame(client, f"SELECT * FROM expected_{metric.name}").with_columns(
-        pl.col("slice_start").dt.epoch("ms")
-    )
+def sketches(client: Client, metric: Metric) -> dict[Key, Any]:
+    """The expected sketches of slices or sessions."""
+    time = "window_start" if metric.session else "slice_start"
+    frame = query_frame(client, f"SELECT * FROM expected_{metric.name}").with_columns(pl.col(time).dt.epoch("ms"))
+    dimensions = [*(["session_key"] if metric.session else []), *metric.by]
     state = metric.agg.state[0].name
     return {
-        (row["slice_start"], *(row[name] for name in metric.by)): (row["events"], plain(row[state]))
+        (metric.name, metric.grains[0], row[time], tuple(row[name] for name in dimensions)): {
+            entry["key"]: entry["value"] for entry in row[state]
+        }
         for row in frame.to_dicts()
     }
 
 
-def plain(state: Any) -> Any:
-    return {entry["key"]: entry["value"] for entry in state} if isinstance(state, list) else state
-
-
-def slices(truth: Answer, metric: Metric) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """The reference's windows of the smallest grain, which is the slice of every metric here."""
-    return {
-        (key[2], *key[3]): (cell.events, cell.registers if metric.agg.text.startswith("distinct") else cell.value)
-        for key, cell in truth.expected.items()
-        if key[0] == metric.name and key[1] == metric.grains[0] and inside(key, DAYS)
-    }
+def sketches_of(truth: Answer, metric: Metric) -> dict[Key, Any]:
+    """The reference's sketches of the smallest grain, which is the slice of every such metric here."""
+    inside = wanted(truth.expected, metric, metric.grains[0], DAYS)
+    return {key: truth.expected[key].registers or truth.expected[key].buckets for key in inside}
 
 
 def test_the_three_readings_of_a_window_differ_by_their_events(
@@ -189,10 +207,13 @@ def test_the_three_readings_of_a_window_differ_by_their_events(
     produce(services, catalog, log)
     run_in_one_session(catalog, [FIRST_DAY])
     frame = query_frame(
-        client_of(services, catalog),
-        "SELECT events, value, value_with_late, value_counted FROM batch_revenue WHERE grain = '1d'",
+        client_of(services, catalog), "SELECT reading, events, total FROM batch_revenue ORDER BY reading"
     )
-    assert frame.rows() == [(2, Decimal("15.00"), Decimal("25.00"), Decimal("20.00"))]
+    assert frame.rows() == [
+        ("counted", 2, Decimal("20.00")),
+        ("exact", 2, Decimal("15.00")),
+        ("with_late", 3, Decimal("25.00")),
+    ]
 
 
 def test_a_day_without_events_is_published_with_no_rows_where_the_log_covers_it(
@@ -238,32 +259,34 @@ def test_a_second_run_publishes_the_same_values_under_its_own_name(
     client = client_of(services, catalog)
     tables = [f"{layer}_{metric.name}" for metric in catalog.metrics for layer in ("batch", "expected")]
 
-    def rows(run_id: str) -> dict[str, list[tuple[Any, ...]]]:
+    def rows(run_id: str, days: list[date] = DAYS) -> dict[str, list[str]]:
+        sql = "SELECT * EXCEPT run_id FROM {} WHERE run_id = {{run_id:String}} AND has({{days:Array(Date)}}, partition)"
+        values = {"run_id": run_id, "days": days}
         return {
-            table: query_frame(
-                client, f"SELECT * EXCEPT run_id FROM {table} WHERE run_id = {{run_id:String}}", {"run_id": run_id}
-            ).rows()
+            table: sorted(map(repr, query_frame(client, sql.format(table), values).rows()))
             for table in [*tables, "batch_exceptions"]
         }
 
     before = views(client, catalog)
     second = run_in_one_session(catalog, DAYS)
     assert first[0].run_id < second[0].run_id
-    assert {k: sorted(v, key=repr) for k, v in rows(first[0].run_id).items()} == {
-        k: sorted(v, key=repr) for k, v in rows(second[0].run_id).items()
-    }
+    assert rows(first[0].run_id) == rows(second[0].run_id)
     assert views(client, catalog) == before != {}
     current = query_frame(client, "SELECT partition, argMax(run_id, published_at) AS run FROM publications GROUP BY 1")
     assert set(current["run"]) == {second[0].run_id}
 
+    alone = run_in_one_session(catalog, [DAYS[1]])
+    assert rows(alone[0].run_id) == rows(first[0].run_id, [DAYS[1]])
+    assert views(client, catalog) == before
+
 
 def views(client: Client, catalog: Catalog) -> dict[str, list[tuple[Any, ...]]]:
-    """What readers see of the batch layer, without the name of the run and its time."""
+    """What readers see of the batch layer, without the time of its publication."""
     found = {}
     for metric in catalog.metrics:
         for grain in metric.grains:
-            frame = query_frame(client, f"SELECT * EXCEPT (run_id, as_of) FROM {metric.name}_{grain}__batch")
-            found[f"{metric.name}_{grain}"] = sorted(frame.rows(), key=repr)
+            frame = query_frame(client, f"SELECT * EXCEPT as_of FROM {metric.name}_{grain}__batch")
+            found[f"{metric.name}_{grain}"] = sorted((tuple(map(plain, row)) for row in frame.rows()), key=repr)
     return found
 
 

@@ -14,8 +14,8 @@ from infra.settings import Settings
 from infra.stack import up
 from orchestration import services
 from orchestration.dagster_client import DagsterClient
-from orchestration.definitions import DEMO_CATALOG
 from orchestration.generator import GenerateOptions, generate
+from orchestration.sources import DEMO_CATALOGS
 from reconciliation.report import reports_dir
 
 PATIENCE_S = 240
@@ -26,7 +26,7 @@ POLL_S = 0.5
 def shop(tmp_path: Path, unique: str) -> Path:
     """The demo's catalog under a source and a topic of this test's own."""
     path = tmp_path / "shop.yaml"
-    text = DEMO_CATALOG.read_text().replace("source: shop\n", f"source: {unique}\n")
+    text = (DEMO_CATALOGS / "shop.yaml").read_text().replace("source: shop\n", f"source: {unique}\n")
     path.write_text(text.replace("topic: events.shop.v1 ", f"topic: {unique} "))
     assert load_catalog(path).topic == unique
     return path
@@ -36,7 +36,9 @@ def shop(tmp_path: Path, unique: str) -> Path:
 def dagster(kafka: Settings, clickhouse: Settings, shop: Path) -> Iterator[DagsterClient]:
     catalog = load_catalog(shop)
     services.prepare_source(kafka, catalog)
-    up(kafka, services.dagster(kafka, shop, catalog), owner_pid=os.getpid())
+    # A directory of catalogs with another source in it, which nobody asks for and whose topic is not even there.
+    (shop.with_name("other.yaml")).write_text((DEMO_CATALOGS / "devices.yaml").read_text())
+    up(kafka, services.dagster(kafka, shop.parent), owner_pid=os.getpid())
     yield DagsterClient(kafka)
 
 
@@ -47,7 +49,7 @@ def test_a_backfill_over_days_is_one_run_that_publishes_and_certifies_each(
     made = generate(clickhouse, catalog, GenerateOptions(events=3_000, days=3, seed=7))
     days = [date.fromisoformat(day) for day in made.truth["closed_days"]]
 
-    backfill = dagster.backfill(days)
+    backfill = dagster.backfill(catalog.source, days)
     state = _ended(dagster, backfill)
 
     assert state["status"] == "COMPLETED_SUCCESS", [dagster.failure(run["runId"]) for run in state["runs"]]

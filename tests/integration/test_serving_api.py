@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_tables import Event, Tables, at
+from serving_tables import OTHER_CATALOG, Event, Tables, at
 
 from infra.settings import Settings
 from serving.api import create_app
@@ -17,9 +17,9 @@ from serving.source import Source
 NOON = at("2026-03-01T12:00:00")
 
 
-def get(source: Source, path: str) -> httpx.Response:
+def get(source: Source, path: str, *more: Source) -> httpx.Response:
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(source))
+        transport = httpx.ASGITransport(create_app(source, *more))
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
             return await client.get(path)
 
@@ -30,7 +30,7 @@ def get(source: Source, path: str) -> httpx.Response:
 def tables(clickhouse: Settings, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     made = Tables.create(clickhouse, "api_shop", tmp_path_factory.mktemp("api"))
     made.speed([Event(NOON, "buy", "DE", "u1", Decimal("10.10")), Event(NOON, "buy", "FR", "u2", Decimal("5.00"))])
-    made.batch("revenue", "1d", "run-1", {(at("2026-03-01T00:00:00"), "DE"): Decimal("11.30")})
+    made.batch("run-1", [Event(NOON, "buy", "DE", "u1", Decimal("11.30"))])
     made.publish(date(2026, 3, 1), "run-1")
     made.certify(date(2026, 3, 1), "run-1")
     made.watermark(NOON)
@@ -64,6 +64,47 @@ def test_status_and_health(tables: Tables) -> None:
     body = get(tables.source, "/v1/status").json()
     assert body["watermark"] == "2026-03-01T12:00:00Z"
     assert [day["certified"] for day in body["partitions"]] == [True]
+
+
+@pytest.fixture(scope="module")
+def both(tables: Tables, clickhouse: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Source]:
+    """A second source beside the first, without events."""
+    other = Tables.create(clickhouse, "api_other", tmp_path_factory.mktemp("other"), OTHER_CATALOG)
+    return tables.source, other.source
+
+
+def test_every_metric_says_of_which_source_it_is(both: tuple[Source, Source]) -> None:
+    body = get(both[0], "/v1/metrics", both[1]).json()
+    assert [each["source"] for each in body["sources"]] == ["api_shop", "api_other"]
+    assert [(each["source"], each["name"]) for each in body["metrics"]] == [
+        *(("api_shop", name) for name in ("events", "revenue", "visitors")),
+        ("api_other", "readings"),
+    ]
+    one = get(both[0], "/v1/metrics?source=api_other", both[1]).json()
+    assert (one["source"], [each["name"] for each in one["metrics"]]) == ("api_other", ["readings"])
+
+
+def test_a_metrics_name_tells_the_source_to_read(both: tuple[Source, Source]) -> None:
+    path = "/v1/metrics/revenue?grain=1h"
+    assert get(both[0], path, both[1]).json() == get(both[0], path).json()
+    assert get(both[0], "/v1/metrics/readings", both[1]).json()["rows"] == []
+    answer = get(both[0], "/v1/metrics/nothing", both[1])
+    assert answer.status_code == 404
+    assert "the metrics of the sources are api_shop: events, revenue, visitors; api_other: readings" in answer.text
+
+
+def test_status_alerts_and_health_are_of_every_source(both: tuple[Source, Source]) -> None:
+    health = get(both[0], "/healthz", both[1]).json()
+    assert health == {"status": "ok", "sources": ["api_shop", "api_other"]}
+    status = get(both[0], "/v1/status", both[1]).json()["sources"]
+    assert [(each["source"], each["watermark"]) for each in status] == [
+        ("api_shop", "2026-03-01T12:00:00Z"),
+        ("api_other", None),
+    ]
+    assert get(both[0], "/v1/status?source=api_shop", both[1]).json().keys() == status[0].keys()
+    alerts = get(both[0], "/v1/alerts", both[1]).json()
+    assert [(each["source"], each["name"]) for each in alerts["definitions"]] == [("api_other", "failing")]
+    assert get(both[0], "/v1/status?source=nobody", both[1]).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving import schema
 from serving.evolution import read_shapes
+from serving.versions import switch
 
 NOON = at("2026-03-01T12:00:00")
 
@@ -57,9 +58,10 @@ def test_other_dimensions_begin_a_new_table_and_keep_the_old_rows(tables: Tables
 def test_another_aggregation_of_another_type_can_be_written(tables: Tables, tmp_path: Path) -> None:
     other = changed(tables, tmp_path, "agg: sum(amount)", "agg: count")
     schema.apply(tables.client, other, tables.database)
+    switch(tables.client, tables.database, other.shown)
     assert tables.read("revenue_1h") == []
     types = {name: shape.types for name, shape in read_shapes(tables.client, tables.database).items()}
-    assert types["batch_revenue"]["value"] == "UInt64"
+    assert types["batch_revenue"]["count"] == "UInt64"
     assert types["speed_revenue"]["count"] == "UInt64"
 
 
@@ -68,3 +70,27 @@ def test_a_column_that_is_missing_is_added_and_the_rows_stay(tables: Tables) -> 
     tables.client.command(f"ALTER TABLE {table} DROP COLUMN pane")
     schema.apply(tables.client, tables.catalog, tables.database)
     assert tables.read("speed_revenue", "country, pane") == [("DE", "")]
+
+
+def test_exact_values_of_windows_are_set_aside_for_exact_slices(tables: Tables) -> None:
+    table = f"{quote(tables.database)}.batch_revenue"
+    tables.client.command(f"DROP TABLE {table}")
+    tables.client.command(
+        f"CREATE TABLE {table} (run_id String, partition Date, metric_version String, grain LowCardinality(String),"
+        " window_start DateTime64(3, 'UTC'), country String, events UInt64, value Decimal(38, 2))"
+        " ENGINE = MergeTree PARTITION BY (partition, run_id) ORDER BY (metric_version, grain, window_start, country)"
+    )
+    schema.apply(tables.client, tables.catalog, tables.database)
+    shapes = read_shapes(tables.client, tables.database)
+    assert "reading" in shapes["batch_revenue"].types
+    assert [name for name in shapes if name.startswith("batch_revenue__")]
+    assert tables.read("revenue_1d__batch") == []
+
+
+def test_a_metric_that_becomes_sessions_begins_new_tables(tables: Tables, tmp_path: Path) -> None:
+    sessions = changed(tables, tmp_path, "by: [country], window: [tumbling 1h, tumbling 1d]", "window: session 30m")
+    schema.apply(tables.client, sessions, tables.database)
+    assert tables.read("revenue_session") == []
+    shapes = read_shapes(tables.client, tables.database)
+    assert {"chain_events", "is_deleted", "session_key"} <= set(shapes["speed_revenue"].types)
+    assert [name for name in shapes if name.startswith("speed_revenue__")]

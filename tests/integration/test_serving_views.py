@@ -68,8 +68,7 @@ def test_another_version_of_the_definition_is_not_merged(tables: Tables) -> None
 
 def test_batch_is_shown_only_once_its_day_is_published_and_certified(tables: Tables) -> None:
     tables.speed(BUYS)
-    midnight = at("2026-03-01T00:00:00")
-    tables.batch("revenue", "1d", "run-1", {(midnight, "DE"): Decimal("11.30"), (midnight, "FR"): Decimal("5.00")})
+    tables.batch("run-1", [*BUYS[:3], Event(NOON, "buy", "DE", "u4", Decimal(1))])
     shown = "value, layer, status, is_final, drift"
     on_day = f"toDate(window_start) = '{DAY}' AND country = 'DE'"
     from_speed = [(Decimal("10.30"), "speed", "provisional", False, None)]
@@ -85,7 +84,7 @@ def test_batch_is_shown_only_once_its_day_is_published_and_certified(tables: Tab
 
 def test_a_certificate_of_another_run_does_not_count(tables: Tables) -> None:
     tables.speed(BUYS)
-    tables.batch("revenue", "1d", "run-2", {(at("2026-03-01T00:00:00"), "DE"): Decimal("11.30")})
+    tables.batch("run-2", BUYS[:2])
     tables.certify(DAY, "run-1")
     tables.publish(DAY, "run-2")
     assert tables.read("revenue_1d", "layer", f"toDate(window_start) = '{DAY}'") == [("speed",), ("speed",)]
@@ -93,7 +92,7 @@ def test_a_certificate_of_another_run_does_not_count(tables: Tables) -> None:
 
 def test_the_latest_certificate_of_a_run_decides(tables: Tables) -> None:
     tables.speed(BUYS)
-    tables.batch("revenue", "1d", "run-1", {(at("2026-03-01T00:00:00"), "DE"): Decimal("11.30")})
+    tables.batch("run-1", BUYS[:2])
     tables.publish(DAY, "run-1")
     tables.certify(DAY, "run-1")
     tables.certify(DAY, "run-1", certified=False)
@@ -102,33 +101,29 @@ def test_the_latest_certificate_of_a_run_decides(tables: Tables) -> None:
 
 def test_a_publication_that_does_not_cover_the_metric_leaves_it_to_speed(tables: Tables) -> None:
     tables.speed(BUYS)
-    tables.batch("revenue", "1d", "run-1", {(at("2026-03-01T00:00:00"), "DE"): Decimal("11.30")})
+    tables.batch("run-1", BUYS[:2])
     tables.publish(DAY, "run-1", metrics=["events"])
     tables.certify(DAY, "run-1")
     assert tables.read("revenue_1d", "layer", f"toDate(window_start) = '{DAY}'") == [("speed",), ("speed",)]
 
 
 def test_one_publication_switches_every_grain_to_a_newer_run(tables: Tables) -> None:
-    midnight = at("2026-03-01T00:00:00")
     for run, value in (("run-1", 10), ("run-2", 12)):
-        tables.batch("revenue", "1d", run, {(midnight, "DE"): Decimal(value)})
-        tables.batch("revenue", "1h", run, {(NOON, "DE"): Decimal(value)})
-        tables.publish(DAY, run)
-        tables.certify(DAY, run)
+        tables.batch(run, [Event(NOON, "buy", amount=Decimal(value))])
+        tables.close(DAY, run)
         assert tables.read("revenue_1d", "value") == [(Decimal(value),)]
         assert tables.read("revenue_1h", "value") == [(Decimal(value),)]
 
 
 def test_a_window_that_speed_alone_has_is_not_shown_on_a_certified_day(tables: Tables) -> None:
     tables.speed(BUYS)
-    tables.batch("revenue", "1d", "run-1", {(at("2026-03-01T00:00:00"), "DE"): Decimal("10.30")})
-    tables.publish(DAY, "run-1")
-    tables.certify(DAY, "run-1")
+    tables.batch("run-1", BUYS[:2])
+    tables.close(DAY, "run-1")
     assert tables.read("revenue_1d", "country", f"toDate(window_start) = '{DAY}'") == [("DE",)]
 
 
 def test_drift_is_null_where_speed_has_no_such_window(tables: Tables) -> None:
-    tables.batch("revenue", "1d", "run-1", {(at("2026-03-01T00:00:00"), "DE"): Decimal("10.30")})
+    tables.batch("run-1", BUYS[:2])
     tables.publish(DAY, "run-1")
     tables.certify(DAY, "run-1")
     assert tables.read("revenue_1d", "drift") == [(None,)]
@@ -167,6 +162,7 @@ def test_a_query_answers_with_decimals_as_text_and_times_in_utc(tables: Tables) 
             "is_final": False,
             "drift": None,
             "status": "provisional",
+            "final_ratio": 0.0,
         }
     ]
 
@@ -194,7 +190,7 @@ def test_a_filter_is_bound_and_not_pasted(tables: Tables) -> None:
 @pytest.mark.parametrize("layer", query.LAYERS)
 def test_every_layer_answers_with_the_same_columns(tables: Tables, layer: str) -> None:
     tables.speed(BUYS)
-    tables.batch("revenue", "1d", "run-1", {(at("2026-03-01T00:00:00"), "DE"): Decimal("10.30")})
+    tables.batch("run-1", BUYS[:2])
     tables.publish(DAY, "run-1")
     found = rows(tables, "revenue", "1d", layer=layer)
     assert found

@@ -14,18 +14,22 @@ from pathlib import Path
 import psutil
 import pytest
 import speed_log
-from speed_log import START_MS, Log, event, expected, published, rows
+import yaml
+from speed_log import START_MS, Log, event, expected, expected_visits, published, rows, visits
 
 from infra import kafka
 from infra.clickhouse import connect
 from infra.settings import Settings
 from infra.stack import status
 from metrics.catalog import Catalog
+from metrics.catalog_build import parse_catalog
+from orchestration.ingest import ingest
 from speed_layer import jobs
 from speed_layer.main import run
 from speed_layer.published import frontier
 
 WAIT_S = 240.0
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
@@ -112,6 +116,27 @@ def test_an_older_file_that_is_appended_later_counts_as_well(stack: Settings, so
     assert sum(published(stack, source).values()) == 3001
 
 
+def test_the_sessions_of_a_real_clickstream_are_those_of_an_independent_computation(
+    stack: Settings, unique: str
+) -> None:
+    tree = yaml.safe_load((DATA / "clickstream.yaml").read_text())
+    sessions = {"agg": "count", "window": "session 30m"}
+    tree |= {
+        "source": unique,
+        "topic": f"{unique}.events",
+        "metrics": {"sessions": sessions, "by_platform": sessions | {"by": ["platform"]}},
+    }
+    clicks = parse_catalog(tree, {}, "test")
+    ingest(stack, clicks, DATA / "clickstream.csv.gz")
+
+    run(stack, clicks, until_drained=True)
+
+    live = "FINAL WHERE is_deleted = 0"
+    assert rows(stack, clicks, f"SELECT count(), sum(events) FROM speed_sessions {live}") == [(3605, 31_076)]
+    counts = rows(stack, clicks, f"SELECT platform, count() FROM speed_by_platform {live} GROUP BY platform")
+    assert dict(counts) == {"desktop": 1890, "mobile": 1295, "tablet": 420}
+
+
 def test_killed_workers_change_no_count(stack: Settings, source: Catalog, log: Log, tmp_path: Path) -> None:
     log.good(2000)
     with _speed(stack, source, tmp_path):
@@ -125,6 +150,7 @@ def test_killed_workers_change_no_count(stack: Settings, source: Catalog, log: L
             assert _offsets(stack, source) < 32_000
         _await(lambda: _offsets(stack, source) == log.written)
     assert published(stack, source) == expected(log.written)
+    assert visits(stack, source) == expected_visits(log.written)
     assert rows(stack, source, "SELECT sum(records), sum(counted) FROM ledger FINAL") == [(log.written, log.written)]
 
 
@@ -222,9 +248,14 @@ def _service(settings: Settings, name: str) -> list[psutil.Process]:
     return [psutil.Process(found.pid)]
 
 
+def _is_worker(child: psutil.Process) -> bool:
+    """Whether it is a worker that lives; one that was killed may still be waited for."""
+    return child.status() != psutil.STATUS_ZOMBIE and any("SdkHarness" in part for part in child.cmdline())
+
+
 def _workers(settings: Settings) -> list[psutil.Process]:
     [pool] = _service(settings, "beam-workers")
-    return [child for child in pool.children(recursive=True) if any("SdkHarness" in part for part in child.cmdline())]
+    return [child for child in pool.children(recursive=True) if _is_worker(child)]
 
 
 def _topic(settings: Settings, topic: str) -> list[tuple[bytes, dict[str, str]]]:

@@ -14,6 +14,7 @@ MINUTE = 60_000
 TREE: dict[str, Any] = {
     "source": "shop",
     "topic": "events",
+    "key": "user",
     "event_id": "id",
     "event_time": {"field": "ts", "unit": "ms"},
     "out_of_orderness": "10s",
@@ -40,6 +41,19 @@ TREE: dict[str, Any] = {
         "items": {"agg": "sum(items)", "where": "kind in ('buy', 'cart') and not size < 2", "window": "tumbling 1m"},
         "users": {"agg": "distinct(user)", "where": "amount is not null", "by": ["country"], "window": "tumbling 5m"},
         "amounts": {"agg": "distinct(amount)", "window": "tumbling 1h"},
+        "size": {"agg": "sum(size)", "by": ["kind"], "window": "tumbling 1m"},
+        "least": {"agg": "min(amount)", "window": "tumbling 1m"},
+        "most": {"agg": "max(size)", "by": ["country"], "window": "tumbling 5m"},
+        "mean": {"agg": "mean(amount)", "by": ["country"], "window": "tumbling 5m"},
+        "mean_size": {"agg": "mean(size)", "window": "tumbling 5m"},
+        "spread": {"agg": "stddev(size)", "window": "tumbling 5m"},
+        "spread_of_amounts": {"agg": "stddev(amount)", "by": ["member"], "window": "tumbling 5m"},
+        "median": {"agg": "quantile(amount, 0.5)", "window": "tumbling 5m"},
+        "p95_size": {"agg": "quantile(size, 0.95)", "window": "tumbling 5m"},
+        "top_users": {"agg": "top(user, 2)", "by": "country", "window": "tumbling 5m"},
+        "last_size": {"agg": "last(size)", "by": ["country"], "window": "tumbling 5m"},
+        "last_user": {"agg": "last(user)", "window": "tumbling 5m"},
+        "stock": {"agg": "level(items, items)", "by": ["country"], "window": "tumbling 5m"},
     },
 }
 

@@ -4,7 +4,8 @@ A transcript is a YAML mapping with `metrics` (as in a catalog), and `steps`, ea
 
 - `events`: a bundle of events of one chunk, each `{at: seconds, <field>: value}`;
 - `watermark`: seconds, must grow;
-- `panes`: what the step before it put out, rows of `{pane, at: slice start in seconds, <dimension>, <metric>: events}`;
+- `panes`: what the step before it put out, rows of `{pane, at: slice start in seconds, <dimension>, <metric>: events}`,
+  of sessions `{session: key, at: start, until: end, <dimension>, <metric>: events}`, 0 events for a tombstone;
   an empty list says that it put out nothing.
 """
 
@@ -22,7 +23,8 @@ from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from metrics.catalog import Catalog, parse_catalog
+from metrics.catalog import Catalog
+from metrics.catalog_build import parse_catalog
 from metrics.disposition import PartitionReader
 from metrics.fold import groups
 from speed_layer import partials
@@ -137,6 +139,11 @@ def _rows(catalog: Catalog, batch: PaneBatch) -> Iterator[Row]:
             counts = {m.name: row[f"{m.name}.events"] for m in group.metrics if row[f"{m.name}.events"]}
             at = row["slice_start"] // 1000 - START_S
             yield {"pane": row["pane"], "at": at} | {name: row[name] for name in group.by} | counts
+        for metric in group.metrics:
+            for row in batch.sessions[metric.name].iter_rows(named=True) if metric.name in batch.sessions else ():
+                at, until = (row[name] // 1000 - START_S for name in ("window_start", "window_end"))
+                found = {"session": row["session_key"], "at": at, "until": until, metric.name: row["events"]}
+                yield found | {name: row[name] for name in group.by}
 
 
 def _row(row: Row) -> Row:
@@ -153,6 +160,7 @@ def _catalog(metrics: Any) -> Catalog:
         "topic": "transcript",
         "event_id": "event_id",
         "event_time": {"field": "ts", "unit": "ms"},
+        "key": "user",
         "fields": {"country": "string", "user": "string"},
         "metrics": metrics,
     }

@@ -2,13 +2,24 @@
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from batch_layer.manifest import ExpiredError, LogPartition, LogState, OpenDayError, earliest_record_time, plan
+from batch_layer.manifest import (
+    ExpiredError,
+    LogPartition,
+    LogState,
+    OpenDayError,
+    earliest_record_time,
+    lookback_ms,
+    plan,
+)
 from infra.catalog_file import load_catalog
-from metrics.window import to_epoch_ms
+from metrics.alert import Alert
+from metrics.catalog import Catalog
+from metrics.window import parse_window, to_epoch_ms
 
 CATALOG = replace(load_catalog(Path(__file__).parents[2] / "data" / "clickstream.yaml"), dedup_horizon=100)
 DAY = date(2024, 1, 5)
@@ -29,7 +40,7 @@ def partition(number: int = 0, **changes: int | None) -> LogPartition:
 def test_a_run_reads_from_the_first_record_that_may_hold_an_event_of_its_days_to_the_end_of_the_log():
     planned = plan(CATALOG, [DAY], LogState((partition(),), CLOSED))
     assert [(r.remember_from, r.start, r.end) for r in planned.ranges] == [(300, 400, 1000)]
-    assert earliest_record_time([DAY]) == at("2024-01-04T23:55:00")
+    assert earliest_record_time(CATALOG, [DAY]) == at("2024-01-04T23:55:00")
 
 
 def test_the_horizon_is_remembered_no_further_back_than_the_log_reaches():
@@ -101,6 +112,58 @@ def test_a_topic_partition_whose_records_all_expired_is_refused():
     gone = partition(3, begin=1000, start=1000, first_time=None)
     with pytest.raises(ExpiredError, match="holds no record any more in 3"):
         plan(CATALOG, [DAY], LogState((partition(), gone), CLOSED))
+
+
+def with_sessions(*windows: str) -> Catalog:
+    sessions = [replace(CATALOG.metrics[0], windows=(parse_window(window),)) for window in windows]
+    return replace(CATALOG, metrics=(*CATALOG.metrics, *sessions))
+
+
+def test_sessions_need_twice_their_greatest_length_and_a_gap_before_the_day():
+    catalog = with_sessions("session 30m max 6h", "session 2h max 3h")
+    assert lookback_ms(CATALOG) == 0
+    assert lookback_ms(catalog) == 12.5 * 3_600_000
+    assert earliest_record_time(catalog, [DAY]) == at("2024-01-04T11:25:00")
+
+
+def test_alerts_need_the_time_that_they_look_over_before_the_day():
+    alert = replace(make_alert(), within=timedelta(minutes=90))
+    assert lookback_ms(replace(CATALOG, alerts=(alert,))) == 90 * 60_000
+    assert lookback_ms(replace(CATALOG, alerts=(replace(alert, within=None),))) == 0
+
+
+def test_expired_offsets_that_a_session_may_reach_are_refused():
+    catalog = with_sessions("session 30m max 6h")
+    expired = partition(begin=100, first_time=at("2024-01-04T11:25:00"))
+    with pytest.raises(ExpiredError, match=r"record from 2024-01-04T11:25:00Z on.*choose days from 2024-01-06 to"):
+        plan(catalog, [DAY], LogState((expired,), at("2024-01-08T12:00:00")))
+    older = partition(begin=100, first_time=at("2024-01-04T11:24:59"))
+    assert plan(catalog, [DAY], LogState((older,), CLOSED)).days == (DAY,)
+
+
+def test_a_log_that_begins_within_the_reach_of_a_session_is_whole():
+    catalog = with_sessions("session 30m max 6h")
+    young = partition(begin=0, start=0, first_time=at("2024-01-04T23:59:00"))
+    assert plan(catalog, [DAY], LogState((young,), CLOSED)).days == (DAY,)
+
+
+def make_alert() -> Alert:
+    return Alert(
+        name="many",
+        kind="count",
+        operator=">",
+        threshold=Decimal(3),
+        argument=None,
+        metric=None,
+        where=None,
+        by=("user_id",),
+        condition=None,
+        within=timedelta(minutes=2),
+        at_least=0,
+        topic="alerts.many",
+        description="",
+        alert_version="v",
+    )
 
 
 def test_the_plan_in_words_names_offsets_and_metrics():

@@ -14,6 +14,7 @@ from batch_layer.manifest import ReadRange
 from batch_layer.rows import (
     DEAD,
     EVENT,
+    NEIGHBOUR,
     STATES,
     TALLY,
     Pass,
@@ -22,10 +23,12 @@ from batch_layer.rows import (
     from_bytes,
     merged_states,
     row_schema,
+    used_fields,
 )
 from infra.catalog_file import load_catalog
-from metrics.fold import groups
-from metrics.window import DAY_MS, to_epoch_ms
+from metrics.catalog import Catalog
+from metrics.fold import groups, session_rows
+from metrics.window import DAY_MS, parse_window, to_epoch_ms
 
 CATALOG = load_catalog(Path(__file__).parents[2] / "data" / "clickstream.yaml")
 DAY = date(2024, 1, 5)
@@ -41,12 +44,14 @@ def event(name: str, time: int, kind: str = "purchase") -> bytes:
     return json.dumps(body | {"session_id": "s", "platform": "web", "acquisition_channel": "ads"}).encode()
 
 
-def rows_of(log: Log, batch: int = 100, start: int = 0, days: Sequence[date] = (DAY,)) -> pl.DataFrame:
+def rows_of(
+    log: Log, batch: int = 100, start: int = 0, days: Sequence[date] = (DAY,), catalog: Catalog = CATALOG
+) -> pl.DataFrame:
     """The rows of a pass over a log of (record time, value), handed over in batches of so many records."""
     records = [{"partition": 0, "offset": n, "record_time": t, "value": v} for n, (t, v) in enumerate(log)]
     batches = [pa.RecordBatch.from_pylist(records[n : n + batch], SCHEMA) for n in range(0, len(records), batch)]
-    read = Pass(CATALOG, (ReadRange(0, 0, start, len(log), 0),), tuple(days))
-    found = pl.from_arrow(pa.Table.from_batches(list(read(batches)), arrow_schema(CATALOG)))
+    read = Pass(catalog, (ReadRange(0, 0, start, len(log), 0),), tuple(days))
+    found = pl.from_arrow(pa.Table.from_batches(list(read(batches)), arrow_schema(row_schema(catalog))))
     assert isinstance(found, pl.DataFrame)
     return found
 
@@ -111,10 +116,10 @@ def test_states_hold_what_was_counted_on_the_day():
     assert found == {"events": 2, "events_by_type": 2, "distinct_users": 2, "purchases_by_channel": 1}
 
 
-def test_flags_say_which_metrics_select_an_event():
+def test_events_carry_the_fields_that_metrics_use_as_their_types():
     rows = rows_of(LOG).filter(pl.col("kind") == EVENT).sort("offset")
-    assert rows["w_purchases_by_channel"].to_list()[:2] == [True, False]
-    assert rows["w_events"].all()
+    assert rows["f_event"].to_list()[:2] == ["purchase", "view"]
+    assert rows["f_acquisition_channel"].to_list()[:2] == ["ads", "ads"]
 
 
 def test_a_pass_without_records_of_the_day_yields_a_tally_alone():
@@ -122,11 +127,41 @@ def test_a_pass_without_records_of_the_day_yields_a_tally_alone():
     assert rows["kind"].to_list() == [TALLY]
 
 
-def test_columns_follow_the_catalog():
-    names = list(row_schema(CATALOG))
-    assert {"d_event", "d_acquisition_channel", "t_user_id", "w_distinct_users"} < set(names)
-    other = replace(CATALOG, metrics=CATALOG.metrics[:1])
-    assert [name for name in row_schema(other) if name not in names or name.startswith(("w_", "d_"))] == ["w_events"]
+def test_columns_are_the_fields_that_conditions_arguments_and_dimensions_name():
+    assert [field.name for field in used_fields(CATALOG)] == ["event", "user_id", "acquisition_channel"]
+    assert row_schema(CATALOG)["f_user_id"] == "string"
+    assert used_fields(replace(CATALOG, metrics=CATALOG.metrics[:1])) == ()
+    assert [field.name for field in used_fields(sessions())] == ["user_id"]
+
+
+def sessions() -> Catalog:
+    metric = replace(CATALOG.metrics[0], windows=(parse_window("session 30m max 1h"),))
+    return replace(CATALOG, metrics=(metric,))
+
+
+def test_events_that_a_session_may_reach_are_neighbours_and_folded():
+    times = [-9_000_001, -9_000_000, -600_000, 0, DAY_MS - 1, DAY_MS, DAY_MS + 1]
+    log = [(START + time, event(f"e{n}", START + time)) for n, time in enumerate(times)]
+    rows = rows_of(log, catalog=sessions())
+    kinds = rows.filter(pl.col("event_id").is_not_null()).sort("offset").select("offset", "kind").rows()
+    assert kinds == [(1, NEIGHBOUR), (2, NEIGHBOUR), (3, EVENT), (4, EVENT), (5, NEIGHBOUR)]
+    (group,) = groups(sessions())
+    states = merged_states(group, rows.filter(pl.col("kind") == STATES)["payload"].to_list())
+    assert states["slice_start"].sort().to_list() == [START + time for time in times[1:-1]]
+
+
+def test_all_instants_of_a_session_key_are_in_one_bucket():
+    times = [n * 600_000 for n in range(100)]
+    log = [
+        (START + time, event(f"e{n}", START + time).replace(b"ue%d" % n, b"u%d" % (n % 7)))
+        for n, time in enumerate(times)
+    ]
+    (group,) = groups(sessions())
+    rows = rows_of(log, catalog=sessions()).filter(pl.col("kind") == STATES)
+    keys = [set(from_bytes(payload)["session_key"]) for payload in rows["payload"]]
+    assert sum(map(len, keys)) == len(set().union(*keys)) == 7
+    found = [session_rows(group, group.metrics[0], merged_states(group, [payload])) for payload in rows["payload"]]
+    assert sum(frame["events"].sum() for frame in found) == 100
 
 
 def test_consecutive_days_are_one_span():

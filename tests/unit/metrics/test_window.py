@@ -1,13 +1,16 @@
+import re
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from metrics.window import (
+    SessionWindow,
     TumblingWindow,
     Window,
     format_duration,
     from_epoch_ms,
     parse_duration,
+    parse_window,
     partition_of,
     slice_width,
     to_epoch_ms,
@@ -42,6 +45,42 @@ def test_slices_divide_every_window_and_are_at_most_an_hour(sizes: list[str], wi
     assert slice_width(windows) == parse_duration(width)
 
 
-def test_a_window_must_divide_a_day() -> None:
-    with pytest.raises(ValueError, match="must divide a day; got 7h"):
-        TumblingWindow(timedelta(hours=7))
+@pytest.mark.parametrize(
+    ("text", "grain", "width"),
+    [
+        ("tumbling 7h", "7h", "1h"),
+        ("sliding 5m every 90s", "5m_every_90s", "30s"),
+        ("day Europe/Berlin", "day_europe_berlin", "15m"),
+        ("week America/New_York", "week_america_new_york", "15m"),
+        ("month Etc/GMT+3", "month_etc_gmt_3", "15m"),
+        ("global", "global", "1h"),
+    ],
+)
+def test_a_window_has_a_grain_and_a_width_of_slices(text: str, grain: str, width: str) -> None:
+    window = parse_window(text)
+    assert window.grain == grain
+    assert not isinstance(window, SessionWindow)
+    assert slice_width([window]) == parse_duration(width)
+    assert parse_window(str(window)) == window
+
+
+def test_a_session_has_a_gap_and_a_maximum_length() -> None:
+    assert parse_window("session 30m") == SessionWindow(timedelta(minutes=30), timedelta(days=1))
+    assert parse_window("session 2d") == SessionWindow(timedelta(days=2), timedelta(days=2))
+    assert parse_window("session 30m max 12h").grain == "session"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("tumbling 500ms", "must be a whole number of seconds above 0; got 500ms"),
+        ("sliding 1m every 2m", "must not exceed its size; got 1m every 2m"),
+        ("sliding 1d every 10s", "at most 1440 sliding windows; got 1d every 10s"),
+        ("session 30m max 10m", "must lie between its gap and 7d; got 10m"),
+        ("day Berlin", "unknown time zone `Berlin`"),
+        ("sliding 5m", "unknown window `sliding 5m`"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(text: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(rule)):
+        parse_window(text)

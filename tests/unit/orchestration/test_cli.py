@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.cli.common import DEMO_CATALOG, Failed, days_between, guarded
+from orchestration.cli.common import Failed, days_between, guarded
 from orchestration.cli.main import main
+from orchestration.sources import DEMO_CATALOGS
 
+SHOP = DEMO_CATALOGS / "shop.yaml"
 COMMANDS = (
     "demo", "up", "down", "status", "validate", "generate", "ingest", "speed", "batch", "reconcile", "query", "report",
     "bench",
@@ -72,11 +74,19 @@ def test_every_command_has_help_that_says_what_it_does(lockstep: Callable[..., E
 
 
 def test_validate_lists_metrics_and_grains(lockstep: Callable[..., Ended]) -> None:
-    ended = lockstep("validate", str(DEMO_CATALOG), "--json")
+    ended = lockstep("validate", str(SHOP), "--json")
     assert ended.code == 0
     assert ended.document["ok"] is True
     assert {"events", "revenue", "unique_visitors"} <= {each["name"] for each in ended.document["metrics"]}
-    assert all(set(each) == {"name", "grain", "metric_version"} for each in ended.document["metrics"])
+    assert {each["source"] for each in ended.document["metrics"]} == {"shop"}
+    assert all(set(each) == {"source", "name", "grain", "metric_version"} for each in ended.document["metrics"])
+
+
+def test_validate_checks_every_source_of_a_directory_or_the_one_that_is_named(lockstep: Callable[..., Ended]) -> None:
+    both = lockstep("validate", "--json").document["metrics"]
+    assert {each["source"] for each in both} == {"devices", "shop"}
+    one = lockstep("validate", "--source", "devices", "--json").document["metrics"]
+    assert one == [each for each in both if each["source"] == "devices"]
 
 
 def test_validate_names_line_rule_value_and_way_out(lockstep: Callable[..., Ended], broken: Path) -> None:
@@ -127,17 +137,60 @@ def test_a_refused_catalog_is_json_where_json_was_asked_for(lockstep: Callable[.
 
 
 def test_the_catalog_of_a_command_wins_over_the_global_one(lockstep: Callable[..., Ended], broken: Path) -> None:
-    assert lockstep("--catalog", str(broken), "query", "nothing", "--catalog", str(DEMO_CATALOG)).code == 2
-    ended = lockstep("--catalog", str(broken), "query", "nothing", "--catalog", str(DEMO_CATALOG))
+    assert lockstep("--catalog", str(broken), "query", "nothing", "--catalog", str(SHOP)).code == 2
+    ended = lockstep("--catalog", str(broken), "query", "nothing", "--catalog", str(SHOP))
     assert "`nothing`" in ended.err
 
 
-def test_a_directory_stands_for_the_one_catalog_in_it(lockstep: Callable[..., Ended], broken: Path) -> None:
-    assert f"{broken}:7: " in lockstep("--catalog", str(broken.parent), "speed").err
-    (broken.parent / "other.yaml").write_text(BROKEN)
-    ended = lockstep("--catalog", str(broken.parent), "speed")
+def test_a_directory_with_a_broken_catalog_is_refused_whole(lockstep: Callable[..., Ended], broken: Path) -> None:
+    (broken.parent / "good.yaml").write_text(SHOP.read_text())
+    ended = lockstep("--catalog", str(broken.parent), "--source", "shop", "speed")
     assert ended.code == 2
-    assert "`broken.yaml`, `other.yaml`" in ended.err
+    assert f"{broken}:7: " in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("speed",), ("generate",)])
+def test_what_is_about_one_source_lists_them_and_the_way_out(
+    lockstep: Callable[..., Ended], arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    ended = lockstep(*arguments)
+    assert ended.code == 2
+    assert f"`lockstep {arguments[0]}` is about one source; there are `devices`, `shop`" in ended.err
+    assert "--source devices" in ended.err
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_source_may_be_named_before_or_after_the_command(lockstep: Callable[..., Ended], place: int) -> None:
+    arguments = ["query", "readings", "--json"]
+    arguments[place:place] = ["--source", "shop"]
+    ended = lockstep(*arguments)
+    assert ended.code == 2
+    assert "the metrics of source `shop` are: events" in ended.document["error"]
+
+
+def test_a_source_that_is_not_there_lists_those_that_are(lockstep: Callable[..., Ended]) -> None:
+    ended = lockstep("--source", "shops", "report")
+    assert ended.code == 2
+    assert "`--source` must be one of `devices`, `shop`; got `shops`" in ended.err
+
+
+def test_a_metric_tells_its_source(lockstep: Callable[..., Ended]) -> None:
+    for metric in ("revenue", "readings"):
+        assert "no ClickHouse answered" in lockstep("query", metric).err
+    ended = lockstep("query", "profit")
+    assert ended.code == 2
+    assert "unknown metric `profit`" in ended.err
+    assert "devices: readings" in ended.err
+    assert "shop: events, " in ended.err
+
+
+def test_the_columns_of_a_file_tell_its_source(lockstep: Callable[..., Ended], tmp_path: Path) -> None:
+    file = tmp_path / "file.csv"
+    file.write_text("event_id,note\n1,neither\n")
+    ended = lockstep("ingest", str(file))
+    assert ended.code == 2
+    assert "`file.csv` is about one source; there are `devices`, `shop`" in ended.err
 
 
 def test_an_unknown_metric_names_the_known_ones(lockstep: Callable[..., Ended]) -> None:

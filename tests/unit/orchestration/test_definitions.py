@@ -1,7 +1,8 @@
-"""Dagster's definitions: they load anywhere, and a range of days is one run."""
+"""Dagster's definitions: they load anywhere, sources keep apart, and a range of days is one run."""
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import dagster as dg
 import pytest
 
 from infra.catalog_file import load_catalog
-from orchestration.definitions import DEMO_CATALOG, definitions
+from orchestration.definitions import definitions
 from orchestration.schedules import closing_time
+from orchestration.sources import DEMO_CATALOGS
 
 CLICKSTREAM = Path(__file__).parents[2] / "data" / "clickstream.yaml"
 LOAD = """
@@ -23,8 +25,16 @@ assert "pyspark" not in sys.modules, "Spark belongs in the process that Pipes st
 """
 
 
-@pytest.mark.parametrize("catalog", [None, CLICKSTREAM])
-def test_every_definition_loads_in_a_fresh_interpreter(catalog: Path | None, tmp_path: Path) -> None:
+NAMES = ("batch_metrics", "certificates", "event_log", "reconciliation")
+
+
+@pytest.mark.parametrize(
+    ("catalog", "sources"),
+    [(None, ["devices", "shop"]), (CLICKSTREAM, ["clickstream"]), (DEMO_CATALOGS / "shop.yaml", ["shop"])],
+)
+def test_every_definition_loads_in_a_fresh_interpreter(
+    catalog: Path | None, sources: list[str], tmp_path: Path
+) -> None:
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     if catalog is not None:
         environment["LOCKSTEP_CATALOG"] = str(catalog)
@@ -32,39 +42,62 @@ def test_every_definition_loads_in_a_fresh_interpreter(catalog: Path | None, tmp
         [sys.executable, "-c", LOAD], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
     )
     assert loaded.returncode == 0, loaded.stderr
-    assert loaded.stdout.split() == ["batch_metrics", "certificates", "event_log", "reconciliation"]
+    assert loaded.stdout.split() == [f"{source}/{name}" for source in sources for name in NAMES]
 
 
 @pytest.fixture(scope="module")
-def shop() -> dg.Definitions:
-    return definitions(DEMO_CATALOG)
+def demo() -> dg.Definitions:
+    return definitions(DEMO_CATALOGS)
 
 
-def test_a_range_of_days_is_one_run(shop: dg.Definitions) -> None:
-    graph = shop.resolve_asset_graph()
+SOURCES = pytest.mark.parametrize("source", ["shop", "devices"])
+
+
+@SOURCES
+def test_a_range_of_days_is_one_run(demo: dg.Definitions, source: str) -> None:
+    graph = demo.resolve_asset_graph()
     for name in ("batch_metrics", "reconciliation", "certificates"):
-        assert graph.get(dg.AssetKey(name)).backfill_policy == dg.BackfillPolicy.single_run()
+        assert graph.get(dg.AssetKey([source, name])).backfill_policy == dg.BackfillPolicy.single_run()
 
 
-def test_partitions_are_utc_days_that_reach_back_to_the_first_day(shop: dg.Definitions) -> None:
-    days = shop.resolve_asset_graph().get(dg.AssetKey("batch_metrics")).partitions_def
+@SOURCES
+def test_partitions_are_utc_days_that_reach_back_to_the_first_day(demo: dg.Definitions, source: str) -> None:
+    days = demo.resolve_asset_graph().get(dg.AssetKey([source, "batch_metrics"])).partitions_def
     assert days.get_first_partition_key() == "2024-01-01"
     assert days.timezone == "UTC"
 
 
-def test_every_day_is_checked_for_its_residual_and_its_evidence(shop: dg.Definitions) -> None:
-    keys = shop.resolve_asset_graph().asset_check_keys
-    assert {key.name for key in keys} == {"residual_is_zero", "evidence_closes"}
+@SOURCES
+def test_what_a_source_needs_is_its_own(demo: dg.Definitions, source: str) -> None:
+    graph = demo.resolve_asset_graph()
+    own = [node for node in graph.asset_nodes if node.group_name == source]
+    assert len(own) == len(NAMES)
+    assert {key.path[0] for node in own for key in node.parent_keys} == {source}
 
 
-def test_the_night_job_runs_by_itself_after_lateness_has_passed(shop: dg.Definitions) -> None:
-    schedule = shop.resolve_schedule_def("nightly")
+def test_every_day_is_checked_for_its_residual_and_its_evidence(demo: dg.Definitions) -> None:
+    keys = demo.resolve_asset_graph().asset_check_keys
+    assert {(key.asset_key.to_user_string(), key.name) for key in keys} == {
+        (f"{source}/{name}", check)
+        for source in ("shop", "devices")
+        for name, check in (("reconciliation", "residual_is_zero"), ("certificates", "evidence_closes"))
+    }
+
+
+@SOURCES
+def test_the_night_job_runs_by_itself_after_lateness_has_passed(demo: dg.Definitions, source: str) -> None:
+    schedule = demo.resolve_schedule_def(f"{source}_nightly")
     assert schedule.cron_schedule == "16 1 * * *"
     assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
 
 
+@SOURCES
+def test_the_night_job_closes_days_of_its_source_alone(demo: dg.Definitions, source: str) -> None:
+    made = demo.resolve_job_def(f"{source}_close_days").asset_layer.executable_asset_keys
+    assert {key.path[0] for key in made} == {source}
+
+
 @pytest.mark.parametrize(("lateness", "at"), [(timedelta(0), (0, 16)), (timedelta(hours=36), (23, 59))])
 def test_closing_follows_the_catalog(lateness: timedelta, at: tuple[int, int]) -> None:
-    from dataclasses import replace  # noqa: PLC0415
-
-    assert closing_time(replace(load_catalog(DEMO_CATALOG), allowed_lateness=lateness)) == at
+    shop = load_catalog(DEMO_CATALOGS / "shop.yaml")
+    assert closing_time(replace(shop, allowed_lateness=lateness)) == at

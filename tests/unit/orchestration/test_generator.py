@@ -15,6 +15,7 @@ from metrics.reference import Answer, Record, answer
 from orchestration import catalogs
 from orchestration.generator import GenerateOptions, Generation
 from orchestration.traffic import TrafficError
+from orchestration.worlds import kind_of
 
 SHOP = Path(catalogs.__path__[0]) / "shop.yaml"
 NOON = round(datetime(2025, 3, 5, 12, tzinfo=UTC).timestamp() * 1000)
@@ -142,7 +143,7 @@ def test_every_purchase_follows_a_checkout_of_the_same_amount() -> None:
 
 def test_asking_for_more_late_events_than_there_is_room_for_is_refused() -> None:
     with pytest.raises(TrafficError, match="`late` events are asked for; got room for"):
-        make(GenerateOptions(events=100, late=100))
+        make(GenerateOptions(events=100, late=100, duplicates=0, out_of_order=0, bad=0))
 
 
 def test_a_negative_number_is_refused() -> None:
@@ -156,3 +157,34 @@ def test_a_catalog_of_other_events_is_refused(tmp_path: Path) -> None:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(TrafficError, match="the catalog of source `shop` needs `uuid`"):
         Generation(load_catalog(file), GenerateOptions(), NOON)
+
+
+def test_a_catalog_of_another_format_is_refused() -> None:
+    with pytest.raises(TrafficError, match="needs a catalog with `format` `json`; got `avro`"):
+        Generation(replace(load_catalog(SHOP), format="avro"), GenerateOptions(), NOON)
+
+
+def test_a_catalog_that_requires_what_only_some_events_have_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "strict.yaml"
+    text = SHOP.read_text(encoding="utf-8").replace(
+        "user_id: {type: string}", "user_id: {type: string, required: true}"
+    )
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(TrafficError, match="not every event of the shop has `user_id`.*remove `required`"):
+        Generation(load_catalog(file), GenerateOptions(), NOON)
+
+
+def test_a_catalog_says_by_its_fields_whether_it_is_the_shops_or_the_devices() -> None:
+    assert kind_of(load_catalog(SHOP)).name == "the shop"
+    assert kind_of(load_catalog(SHOP.with_name("devices.yaml"))).name == "the devices"
+
+
+def test_the_message_key_is_the_user_or_else_the_product_and_of_a_reading_the_device() -> None:
+    generation = Generation(load_catalog(SHOP), replace(OPTIONS, bad=0, oversized=0), NOON)
+    for batch in generation.history():
+        for record in generation.outgoing(batch):
+            event = json.loads(record.value)
+            assert record.key == (event.get("user_id") or event["product"]).encode()
+    devices = Generation(load_catalog(SHOP.with_name("devices.yaml")), GenerateOptions(events=500, bad=0), NOON)
+    for batch in devices.history():
+        assert all(record.key == json.loads(record.value)["device"].encode() for record in devices.outgoing(batch))

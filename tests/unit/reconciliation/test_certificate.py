@@ -26,7 +26,7 @@ from reconciliation.evidence import (
 )
 
 CLEAN = Comparison(compared=40, equal=40, not_yet_closed=0, residual=0)
-COUNTS = Counts("events", (("1m", 98), ("1d", 98)), expected_events=90)
+COUNTS = Counts("events", exact_events=98, expected_events=90)
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
@@ -94,13 +94,14 @@ def test_a_day_that_was_still_open_when_it_was_read_is_refused():
 
 
 def test_a_second_count_that_differs_is_refused_even_when_speed_agrees():
-    certificate = decide(manifest(), Counts("events", (("1m", 98), ("1d", 97)), 90), CLEAN, sketch_windows=0)
+    certificate = decide(manifest(), Counts("events", 97, 90), CLEAN, sketch_windows=0)
     assert not certificate.certified
     assert failed(certificate) == ["events_agree"]
+    assert certificate.checks[3].detail == "`events` holds 97, the manifest 98"
 
 
 def test_expected_states_that_lost_events_are_refused():
-    certificate = decide(manifest(), Counts("events", (("1m", 98),), 88), CLEAN, sketch_windows=0)
+    certificate = decide(manifest(), Counts("events", 98, 88), CLEAN, sketch_windows=0)
     assert failed(certificate) == ["expected_agrees"]
 
 

@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 import pytest
 
 from infra.catalog_file import load_catalog
+from metrics.window import parse_window
 from reconciliation import plots, wording
 from reconciliation.causes import CAUSES, Readings
 from reconciliation.certificate import Comparison, Counts, decide
-from reconciliation.diff import Bin, GrainDiff, MetricDiff, SliceDiff, SliceRow, WindowRow, bin_width
+from reconciliation.diff import NO_SLICES, Bin, GrainDiff, MetricDiff, SliceDiff, SliceRow, WindowRow, bin_width
 from reconciliation.document import document
 from reconciliation.evidence import Manifest, OffsetRange, Position, Progress, Publication
 from reconciliation.page import index_page, report_page
@@ -36,6 +37,10 @@ fields: {user_id: string, country: string}
 metrics:
   events: {agg: count, by: [country], window: [tumbling 1h]}
   visitors: {agg: distinct(user_id), window: [tumbling 1d]}
+  visitors_an_event: {ratio: [daily_visitors, daily_events]}
+  daily_visitors: {agg: distinct(user_id), window: [tumbling 1d]}
+  daily_events: {agg: count, window: [tumbling 1d]}
+  places: {agg: "top(country, 3)", window: session 30m}
 """
 
 
@@ -55,16 +60,21 @@ def day_of(catalog, day=DAY, residual=0, country="<DE & co>"):
         dispositions={"counted": 90, "late": 8, "dead_letter": 1},
     )  # fmt: skip
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    window = WindowRow(start, start + timedelta(hours=1), {"country": country}, True, readings, None, None)
+    hour = start + timedelta(hours=1)
+    window = WindowRow(start, hour, {"country": country}, True, readings, None, None)
     differing = tuple(
-        SliceRow(start, {"country": country}, True, 90 + residual, 90, {"count": "91"}, {"count": "90"})
+        SliceRow(start, hour, {"country": country}, True, 90 + residual, 90, {"count": "91"}, {"count": "90"})
         for _ in range(residual)
     )
     events = MetricDiff(
         "events",
         catalog.metric("events").metric_version,
         SliceDiff(Comparison(1, 1 - residual, 0, residual), 0, 0, differing),
-        (GrainDiff("1h", timedelta(hours=1), (Bin(start, True, 1, readings, 1, 0, 0, 0),), (window,)),),
+        (
+            GrainDiff(
+                "1h", timedelta(hours=1), (Bin(start, True, 1, readings, 1, (residual, 0, 1, 0), 0, 0),), (window,)
+            ),
+        ),
     )
     sketch = Readings.of(52, 52, 50, 51, 51)
     visitors = MetricDiff(
@@ -75,13 +85,37 @@ def day_of(catalog, day=DAY, residual=0, country="<DE & co>"):
             GrainDiff(
                 "1d",
                 timedelta(days=1),
-                (Bin(start, True, 1, sketch, 1, 1, 1, 1),),
-                (WindowRow(start, start + timedelta(days=1), {}, True, sketch, 50, 55),),
+                (Bin(start, True, 1, sketch, 1, (0, 1, 1, 0), 1, 1),),
+                (WindowRow(start, start + timedelta(days=1), {}, True, sketch, Decimal(50), Decimal(55)),),
             ),
         ),
     )
+    share = Readings.of(0.1, 0.1, 0.1, 1 / 3, 1 / 3)
+    none = WindowRow(start, start + timedelta(days=1), {}, True, share, None, None, without_value=("speed", "expected"))
+    ratio = MetricDiff(
+        "visitors_an_event",
+        catalog.metric("visitors_an_event").metric_version,
+        NO_SLICES,
+        (GrainDiff("1d", timedelta(days=1), (Bin(start, True, 1, share, 1, (0, 0, 1, 0), 0, 0),), (none,)),),
+        is_ratio=True,
+    )
+    items = Readings.of(0, 0, 0, 2, 2)
+    visit = WindowRow(
+        start, hour, {}, True, items, None, None, item="<item>", session_key="<u7>", length_ms=3_723_000
+    )  # fmt: skip
+    places = MetricDiff(
+        "places",
+        catalog.metric("places").metric_version,
+        SliceDiff(
+            Comparison(1, 0, 1, 0),
+            0,
+            1,
+            (SliceRow(start, hour, {}, False, None, 2, {}, {"length_ms": "5", "counts": "{}"}, session_key="<u7>"),),
+        ),
+        (GrainDiff("session", timedelta(minutes=15), (Bin(start, True, 4, items, 1, (0, 0, 1, 0), 0, 0),), (visit,)),),
+    )
     comparison = Comparison(25, 25 - residual, 0, residual)
-    counts = Counts("events", (("1h", 98),), 90, 90)
+    counts = Counts("events", 98, 90, 90)
     return PartitionReconciliation(
         partition=day,
         status=Status.RECONCILED,
@@ -92,7 +126,7 @@ def day_of(catalog, day=DAY, residual=0, country="<DE & co>"):
             counts=counts,
             comparison=comparison,
             reported=(),
-            metrics=(events, visitors),
+            metrics=(events, visitors, ratio, places),
             not_in_run=(),
             exceptions=(ExceptionCount("late", "late", 8), ExceptionCount("dead_letter", "not_json", 1)),
             issued_at=NOW,
@@ -225,16 +259,71 @@ def test_an_axis_ends_at_a_round_number_that_is_not_below_the_values(value, ceil
 
 
 @pytest.mark.parametrize(
-    ("minutes", "expected"), [(1, 15), (5, 15), (15, 15), (30, 30), (60, 60), (480, 480), (1440, 1440), (9, 18)]
+    ("window", "minutes"),
+    [
+        *((f"tumbling {size}m", least) for size, least in [(1, 15), (5, 15), (15, 15), (30, 30), (60, 60), (9, 18)]),
+        *((f"tumbling {size}", 1440) for size in ("1d", "3d", "36h")),
+        ("tumbling 7m", 15),
+        ("tumbling 100m", 120),
+        ("sliding 1h every 5m", 15),
+        ("sliding 1d every 20m", 20),
+        ("session 30m", 15),
+        ("month Europe/Berlin", 1440),
+        ("global", 1440),
+    ],
 )
-def test_a_bin_holds_whole_windows_and_divides_the_day(minutes, expected):
-    assert bin_width(minutes * 60_000) == expected * 60_000
+def test_a_bin_divides_the_day_and_holds_whole_windows_if_any_does(window, minutes):
+    assert bin_width(parse_window(window)) == minutes * 60_000
+
+
+def test_a_part_of_a_metric_that_does_not_add_up_is_a_number_of_windows(catalog):
+    html = page(catalog, day_of(catalog))
+    visitors = html.split("<h3>visitors</h3>")[1].split("</section>")[0]
+    assert "mean of all windows" in visitors
+    assert "</i>1 window</span>" in visitors
+    assert "all windows added up" not in visitors
+    assert "all windows added up" in html.split("<h3>events</h3>")[1].split("</section>")[0]
+
+
+def test_a_ratio_has_no_residual_of_its_own_and_a_missing_value_is_a_dash(catalog):
+    ratio = page(catalog, day_of(catalog)).split("<h3>visitors_an_event</h3>")[1].split("</section>")[0]
+    assert "residual" not in ratio
+    assert "daily_visitors / daily_events" in ratio
+    assert '<td class="n">–</td><td class="n">–</td><td class="n">0.333333</td>' in ratio
+
+
+def test_a_session_is_shown_with_its_key_and_length_and_a_list_by_item(catalog):
+    places = page(catalog, day_of(catalog)).split("<h3>places</h3>")[1].split("</section>")[0]
+    assert "Windows that a cause changes" in places
+    assert "&lt;u7&gt;" in places
+    assert "1 h 2 m 3 s" in places
+    assert "</i>1 session</span>" in places
+    assert "&lt;item&gt;" in places
+    assert "Sessions that differ" in places
+
+
+def test_levels_below_zero_hang_from_the_axis():
+    columns = [plots.Column(START, -3.0, -4.0, {}), plots.Column(START + timedelta(hours=1), 2.0, 2.0, {})]
+    for shown in (columns, columns[:1]):
+        drawn = plots.series(shown, timedelta(hours=1), START, START + timedelta(days=1))
+        assert 'height="-' not in drawn
+        assert "−4" in drawn
 
 
 def test_figures_are_written_for_people():
     assert wording.num("-1234567.50") == "−1,234,567.50"
     assert wording.signed("0") == "0"
     assert wording.signed(7) == "+7"
+    assert wording.num("0.30000000000000004") == "0.3"
+    assert wording.num("-0.00000123456789") == "−1.23e−6"
+    assert wording.num("0.00000001") == "1e−8"
+    assert wording.num("0.0123456789") == "0.012346"
+    assert wording.num("1234.123456789") == "1,234.123457"
+    assert wording.num("99999999999999.123456") == "99,999,999,999,999.123456"
+    assert wording.num("1E+300") == "1e300"
+    assert [wording.duration(ms) for ms in (0, 250, 1000, 3_600_000, 90_061_000)] == [
+        "0 ms", "250 ms", "1 s", "1 h", "25 h 1 m 1 s",
+    ]  # fmt: skip
     assert [wording.pct(ratio) for ratio in (0, 1e-9, 0.00042, 0.0142, 0.99999, 1.0)] == [
         "0 %", "< 0.001 %", "0.042 %", "1.42 %", "> 99.99 %", "100 %",
     ]  # fmt: skip

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -7,7 +8,7 @@ from infra.catalog_file import load_catalog
 from metrics.catalog import Catalog
 from serving import dashboard, panels
 from serving.query import Row
-from serving.status import Day, Status
+from serving.status import Crowd, Day, Status
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 LEDGER = dict.fromkeys(("records", "counted", "late", "duplicate", "id_conflict", "dead_letter"), 1)
@@ -53,6 +54,14 @@ def test_a_silent_speed_layer_is_not_called_live() -> None:
     assert "waiting for the speed layer" in panels.badges(nothing)
 
 
+def test_an_alarm_of_many_values_names_its_dimension_and_no_alarm_says_nothing() -> None:
+    alarm = Crowd(("events",), "<user>", 120_000, START, START, "events by <user>: about 120,000 rows")
+    shown = panels.crowds(replace(status(), alarms=(alarm,)))
+    assert "events by &lt;user&gt;: about 120,000 rows" in shown
+    assert "<user>" not in shown
+    assert panels.crowds(status()) == ""
+
+
 def test_days_are_certified_or_say_that_they_are_not() -> None:
     shown = panels.days(status(day(1, certified=True), day(2, certified=False)))
     assert shown.index("2026-03-02") < shown.index("2026-03-01")
@@ -89,6 +98,6 @@ def test_ages_are_told_in_the_largest_unit(seconds: float, text: str) -> None:
 def test_an_address_chooses_the_view_and_a_wrong_one_falls_back(catalog: Catalog) -> None:
     asked = dashboard.first_view(catalog, "events", "1d", "7d")
     assert (asked.metric.name, asked.grain, asked.span) == ("events", "1d", "7d")
-    wrong = dashboard.first_view(catalog, "nothing", "5m", "1y")
+    wrong = dashboard.first_view(catalog, "nothing", "5m", "10y")
     assert (wrong.metric.name, wrong.grain, wrong.span) == ("revenue", "1h", "7d")
     assert dashboard.first_view(catalog, None, None, None).address == "/?metric=revenue&grain=1h&span=7d"

@@ -28,6 +28,14 @@ def test_the_longest_unused_go_first() -> None:
     assert memory.get("third", b"t") is SMALL
 
 
+def test_what_is_larger_than_the_budget_is_not_kept_at_all() -> None:
+    memory = Memory(largest_bytes=10)
+
+    memory.put("key", b"t", SMALL)
+
+    assert memory.get("key", b"t") is None
+
+
 def test_what_is_dropped_is_gone() -> None:
     memory = Memory()
     memory.put("key", b"t", SMALL)

@@ -7,11 +7,13 @@ import msgspec
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from metrics.catalog import Catalog, parse_catalog
+from metrics.catalog import Catalog
+from metrics.catalog_build import parse_catalog
 from metrics.disposition import Chunk, PartitionReader
 from metrics.fold import groups, merge_states, partial_states
 from speed_layer import partials
 from speed_layer.partials import SLICES_PER_KEY, Receipt
+from speed_layer.sessions import BLOCK_MS
 
 START = 1_700_000_000_000 // 3_600_000 * 3_600_000
 TREE: dict[str, Any] = {
@@ -98,3 +100,24 @@ def test_a_beat_has_no_parts() -> None:
 
     assert key == "beat|3"
     assert partials.decode(value).receipt == Receipt(3, 0, 7, 7, 0, 99)
+
+
+def test_all_instants_of_a_session_key_have_one_key_whatever_their_time() -> None:
+    visits = {"agg": "count", "by": ["country"], "window": "session 30m"}
+    sessions = parse_catalog(TREE | {"key": "user", "metrics": {"visits": visits}}, {}, "test")
+    [group] = groups(sessions)
+    values: list[bytes | None] = [
+        json.dumps({"id": str(n), "ts": START + n * 7_200_000, "user": f"u{n % 5}", "country": f"c{n % 3}"}).encode()
+        for n in range(100)
+    ]
+    read = PartitionReader(sessions).read(3, list(range(100)), [START + n * 7_200_000 for n in range(100)], values)
+
+    elements = [e for e in partials.elements(read, (group,), BUCKETS, receipt(100)) if not e[0].startswith("ledger")]
+
+    assert all(key.startswith(f"{group.id}|session|") for key, _ in elements)
+    own = [partials.from_ipc(partials.decode(value).payload) for _, value in elements]
+    users = [set(frame["session_key"]) for frame in own]
+    assert sum(map(len, users)) == len(set().union(*users)) == 5
+    assert_frame_equal(merge_states(group, pl.concat(own)), merge_states(group, partial_states(group, read.counted)))
+    for (_, value), frame in zip(elements, own, strict=True):
+        assert set(partials.decode(value).arrived) == set(frame["slice_start"] // BLOCK_MS)

@@ -1,0 +1,140 @@
+"""Alerts in the batch layer: what should have been raised, from every well-formed event once, late ones included.
+
+An alert's events are brought together by its key and judged by the function that the speed layer runs as well. What
+lies before the days of the run is among the events, as far as an alert's time reaches. A level reaches back for ever:
+what it was at the beginning comes from the exact states that earlier days have published, so a level that was last set
+on a day that is not published is unknown and counts from 0.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import polars as pl
+from clickhouse_connect.driver.client import Client
+from pyspark.sql import DataFrame
+
+from batch_layer.rows import day_spans
+from infra.clickhouse import query_frame, quote
+from metrics.alert import Alert
+from metrics.breach import FOLDED, alert_rows, breaches, key_columns, row_schema, table_rows, watched_condition
+from metrics.catalog import Catalog, Metric
+from metrics.event import FIELD_PREFIX
+from serving.alert_tables import BATCH_ALERTS
+
+_TASKS = 8
+
+
+@dataclass(frozen=True)
+class AlertFrames:
+    """Rows of `batch_alerts` from the events of some of an alert's keys; all events of a key must be in one task.
+
+    Attributes:
+        catalog: Of the alert.
+        alert: Which.
+        days: Those of the run: a breach belongs to the day in which it begins.
+        opening: Of a level, what earlier days say of it, as rows of the alert.
+    """
+
+    catalog: Catalog
+    alert: Alert
+    days: tuple[date, ...]
+    opening: pl.DataFrame | None = None
+
+    def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Judges all instants of the keys."""
+        watched = alert_rows(self.alert, self.catalog, rows.with_columns(record_time=pl.lit(0, pl.Int64)))
+        keys = key_columns(self.alert)
+        if self.opening is not None and not watched.is_empty():
+            mine = self.opening.join(watched.select(keys).unique(), on=keys, how="semi") if keys else self.opening
+            watched = pl.concat([mine.select(watched.columns).cast(dict(watched.schema)), watched])  # type: ignore[arg-type]
+        inside = [pl.col("breached_at").is_between(start, end, closed="left") for start, end in day_spans(self.days)]
+        found = breaches(self.alert, watched).filter(pl.any_horizontal(inside))
+        if found.is_empty():
+            return
+        made = table_rows(self.alert, found)
+        day = pl.col("breached_at").dt.date().alias("partition")
+        yield BATCH_ALERTS, made.with_columns(day).sort("partition", "alert", "breached_at", "alert_id")
+
+
+def alert_writes(
+    catalog: Catalog, events: DataFrame, days: Sequence[date], client: Client
+) -> list[tuple[str, DataFrame, AlertFrames]]:
+    """For each alert a name, the events that it watches, those of a key in one task, and what makes rows of them.
+
+    Args:
+        catalog: Of the alerts.
+        events: From `exact.events_of`, with what lies before the days.
+        days: Of the run.
+        client: Reads what earlier days have published.
+    """
+    writes = []
+    for alert in catalog.alerts:
+        condition = watched_condition(alert, catalog)
+        # What a level was before the days comes from published states alone, lest a change count twice.
+        chosen = events.filter("exact AND inside" if alert.kind == "level" else "exact")
+        if condition is not None:
+            chosen = chosen.filter(condition.spark_holds)
+        needed = chosen.select("event_time", "place", "event_id", *_fields(alert, catalog))
+        keys = key_columns(alert)
+        together = needed.repartition(_TASKS, *keys) if keys else needed.coalesce(1)
+        opening = opening_level(client, catalog, alert, days) if alert.kind == "level" else None
+        writes.append((f"alert_{alert.name}", together, AlertFrames(catalog, alert, tuple(days), opening)))
+    return writes
+
+
+def opening_level(client: Client, catalog: Catalog, alert: Alert, days: Sequence[date]) -> pl.DataFrame:
+    """What the published days before the run's last, but for its own, say of a level.
+
+    Returns:
+        Rows of the alert, two per key and day at most: the last setting, and the sum of the changes after it.
+    """
+    metric = catalog.metric(alert.metric or "")
+    assert isinstance(metric, Metric)
+    merged = ", ".join(f"{column.merge_sql} AS {quote(column.name)}" for column in metric.agg.state)
+    dims = [quote(name) for name in metric.by]
+    texts = "".join(f"{name} AS {quote(key)}, " for name, key in zip(dims, key_columns(alert), strict=True))
+    kind = metric.value_type
+    sql = (
+        f"SELECT {texts}if(empty(mapKeys(levels)), -1, arrayMax(mapKeys(levels))) AS set_at, "
+        f"CAST(levels[set_at] AS {kind}) AS set_to, "
+        "arrayFilter(at -> at > set_at, mapKeys(changes)) AS times, "
+        "if(empty(times), -1, arrayMax(times)) AS changed_at, "
+        f"CAST(arraySum(at -> changes[at], times) AS {kind}) AS change\n"
+        f"FROM (SELECT {''.join(f's.{name} AS {name}, ' for name in dims)}s.partition AS day, {merged} "
+        f"FROM {quote(f'batch_{metric.name}')} AS s WHERE s.reading = 'exact' "
+        "AND s.metric_version = {version:String} AND (s.partition, s.run_id) IN ("
+        "SELECT p.partition, argMax(p.run_id, p.published_at) FROM publications AS p "
+        "WHERE p.partition < {last:Date} AND NOT has({days:Array(Date)}, p.partition) GROUP BY p.partition) "
+        f"GROUP BY {''.join(f's.{name}, ' for name in dims)}s.partition)"
+    )
+    found = query_frame(client, sql, {"version": metric.metric_version, "last": max(days), "days": sorted(days)})
+    schema = row_schema(alert, catalog)
+    parts = [
+        found.filter(pl.col(at) >= 0).select(
+            *key_columns(alert),
+            pl.col(at).alias("event_time"),
+            pl.lit(0).alias("record_time"),
+            pl.lit(FOLDED).alias("place"),
+            pl.lit("").alias("event_id"),
+            pl.col(value).alias(name),
+            pl.lit(None).alias(other),
+        )
+        for at, value, name, other in (
+            ("set_at", "set_to", "argument", "argument2"),
+            ("changed_at", "change", "argument2", "argument"),
+        )
+    ]
+    return pl.concat([part.select(pl.col(name).cast(dtype) for name, dtype in schema.items()) for part in parts])
+
+
+def _fields(alert: Alert, catalog: Catalog) -> list[str]:
+    """The columns of events that an alert needs."""
+    names = set(alert.by)
+    for expression in (watched_condition(alert, catalog), alert.argument):
+        names |= expression.fields if expression else set()
+    if alert.kind == "level":
+        metric = catalog.metric(alert.metric or "")
+        assert isinstance(metric, Metric)
+        names = names.union(*(argument.fields for argument in metric.agg.arguments))
+    return [FIELD_PREFIX + name for name in sorted(names)]

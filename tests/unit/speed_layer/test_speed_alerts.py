@@ -1,0 +1,104 @@
+import json
+
+import polars as pl
+
+from metrics.breach import alert_rows, breaches, table_rows
+from metrics.catalog_build import parse_catalog
+from metrics.event import event_schema
+from speed_layer.alert_elements import alert_payloads, is_for_alerts
+from speed_layer.alert_sink import messages, not_raised
+from speed_layer.alerts import Span, judged
+from speed_layer.partials import from_ipc
+
+CATALOG = parse_catalog(
+    {
+        "source": "shop",
+        "topic": "events",
+        "event_id": "id",
+        "event_time": {"field": "ts", "unit": "ms"},
+        "fields": {"user": "string"},
+        "metrics": {"events": {"agg": "count", "window": "tumbling 1m"}},
+        "alerts": {"fast": {"when": "count > 2", "by": ["user"], "within": "10s"}},
+    },
+    {},
+    "test",
+)
+ALERT = CATALOG.alerts[0]
+
+
+def events(*times: int, user: str = "u1", sent: int = 0) -> pl.DataFrame:
+    rows = [
+        {
+            "topic_partition": 0,
+            "offset": n,
+            "record_time": max(t, sent),
+            "event_id": f"e{t}",
+            "event_time": t,
+            "f_user": user,
+        }
+        for n, t in enumerate(times)
+    ]
+    return pl.DataFrame(rows, schema=event_schema(CATALOG), orient="row")
+
+
+def rows(*times: int, user: str = "u1") -> pl.DataFrame:
+    return alert_rows(ALERT, CATALOG, events(*times, user=user))
+
+
+def test_all_events_of_a_key_are_in_one_element() -> None:
+    many = pl.concat([events(1, 2, 3, user=f"u{n}") for n in range(20)])
+    parts = list(alert_payloads(CATALOG, many, 4))
+    assert all(is_for_alerts((key, payload)) for key, payload in parts)
+    assert len({key for key, _ in parts}) == len(parts) <= 4
+    users = [set(from_ipc(payload)["f_user"]) for _, payload in parts]
+    assert sum(map(len, users)) == len(set.union(*users)) == 20
+
+
+def test_a_chunk_without_watched_events_has_no_element() -> None:
+    assert list(alert_payloads(CATALOG, events(), 4)) == []
+
+
+def test_a_breach_is_left_out_if_any_part_of_it_was_raised() -> None:
+    found = breaches(ALERT, rows(0, 1000, 2000, 3000))
+    assert found.select("breached_at", "until").rows() == [(2000, 3000)]
+
+    def raised(*times: int, user: str = "u1") -> pl.DataFrame:
+        return pl.DataFrame(
+            {"f_user": [user] * len(times), "raised": list(times)}, {"f_user": pl.String, "raised": pl.Int64}
+        )
+
+    assert not_raised(ALERT, found, raised()).height == 1
+    assert not_raised(ALERT, found, raised(2000)).is_empty()
+    assert not_raised(ALERT, found, raised(3000)).is_empty()
+    assert not_raised(ALERT, found, raised(1999, 3001)).height == 1
+    assert not_raised(ALERT, found, raised(2000, user="u2")).height == 1
+
+
+def test_only_what_events_of_the_span_bear_upon_is_judged() -> None:
+    known = rows(0, 1, 2, 50_000, 50_001, 50_002, 90_000, 90_001, 90_002)
+    at = judged(ALERT, known, Span(50_000, 50_002, None))["breached_at"].to_list()
+    assert at == [50_002]
+
+
+def test_history_leaves_aside_what_was_sent_later() -> None:
+    early, later = events(0, 1), events(2, sent=100)
+    known = alert_rows(ALERT, CATALOG, pl.concat([early, later]))
+    assert judged(ALERT, known, Span(0, 2, 50)).is_empty()
+    assert judged(ALERT, known, Span(0, 2, 100)).height == 1
+
+
+def test_a_message_says_what_was_breached_and_by_what() -> None:
+    [message] = messages(CATALOG, ALERT, table_rows(ALERT, breaches(ALERT, rows(0, 1000, 2000))))
+    body = json.loads(message["value"])
+    assert message["key"] == body.pop("alert_id")
+    assert body == {
+        "alert": "fast",
+        "alert_version": ALERT.alert_version,
+        "source": "shop",
+        "when": "count > 2",
+        "dims": {"user": "u1"},
+        "breached_at": "1970-01-01T00:00:02.000Z",
+        "value": 3.0,
+        "threshold": 2.0,
+        "evidence": ["e0", "e1000", "e2000"],
+    }
