@@ -1,5 +1,6 @@
 """The main job: a shop with a known truth through both layers, with and without a killed speed layer."""
 
+import itertools
 import json
 import os
 import random
@@ -45,16 +46,17 @@ def test_a_speed_layer_killed_on_its_way_ends_in_the_same_numbers(
     total, seed = 60_000, random.SystemRandom().randrange(1_000_000)
     kill_at = random.Random(seed).randint(total // 10, total // 2)
     generation = Generation(catalog, GenerateOptions(events=total, days=2, seed=seed), round(time.time() * 1000))
-    written = threading.Thread(target=_write_slowly, args=(stack, catalog, generation, 6_000.0))
+    killed = threading.Event()
+    written = threading.Thread(target=_write_slowly, args=(stack, catalog, generation, total * 2 // 3, killed))
     written.start()
     speed = run.start("speed")
     try:
         published = _await_published(stack, catalog, kill_at)
-        still_to_come = total - published
         _kill_everything(stack, speed.pid)
     finally:
+        killed.set()
         speed.wait()
-    assert still_to_come > 0, f"seed {seed}: the speed layer was killed after its work was done"
+    assert kill_at <= published < total, f"seed {seed}"
 
     written.join()
     run("speed", "--until-drained")
@@ -112,12 +114,17 @@ def _values_are(run: Lockstep, day: str, exact: dict[str, Any]) -> None:
     assert (visitors["value"], visitors["layer"]) == (exact["distinct_users"], "batch")
 
 
-def _write_slowly(settings: Settings, catalog: Any, generation: Generation, per_second: float) -> None:
+def _write_slowly(
+    settings: Settings, catalog: Any, generation: Generation, held_from: int, killed: threading.Event
+) -> None:
+    """Write the history; what comes from record `held_from` on waits until the speed layer has been killed."""
     ensure_event_topic(settings, catalog.topic, catalog.topic_partitions, generation.floor)
     with LogWriter(settings, catalog.topic, time.time) as writer:
-        pace = AtRate(time.time(), per_second)
-        for records in generation.history():
-            writer.send_all(generation.outgoing(records), pace)
+        pace = AtRate(time.time(), per_second=6_000.0)
+        history = (each for records in generation.history() for each in generation.outgoing(records))
+        writer.send_all(itertools.islice(history, held_from), pace)
+        killed.wait()
+        writer.send_all(history)
 
 
 def _await_published(settings: Settings, catalog: Any, offsets: int) -> int:
