@@ -137,7 +137,7 @@ class _Run:
         self._ensure_job(done)
         note_live(client, self._database, catalog.metrics)
         try:
-            self._watch_job(lambda: drained and self._is_drained(client, goal), client)
+            self._watch_job(lambda: drained and self._is_drained(client, goal), client, done)
             if not drained:
                 self._drain(client)
         finally:
@@ -145,8 +145,11 @@ class _Run:
                 self._cancel()
         return 0
 
-    def _watch_job(self, finished: Callable[[], bool], client: Client) -> None:
-        """Polls until finished or told to stop; brings the job back when it is gone."""
+    def _watch_job(self, finished: Callable[[], bool], client: Client, done: dict[int, int]) -> None:
+        """Polls until finished or told to stop; brings the job back when it is gone.
+
+        What is done grows with what is published; a job beside another leaves the same to it as at the start.
+        """
         while not self._watch.stop.is_set() and not finished():
             self._watch.sleep(POLL_S)
             try:
@@ -154,8 +157,7 @@ class _Run:
                 state = jobs.state(self._settings, self._job)
                 if state not in jobs.LIVE:
                     logger.warning("job `%s` is %s; submitting it again", self._name, state)
-                    done = published.frontier(client, self._catalog)
-                    self._ensure_job(dict.fromkeys(done, _FOREVER) if self._beside else done)
+                    self._ensure_job(done if self._beside else published.frontier(client, self._catalog))
             except _AWAY as error:
                 logger.warning("%s; waiting", error)
 

@@ -1,0 +1,41 @@
+"""A run of the speed layer, with jobs that are gone before they have done anything."""
+
+import threading
+from unittest.mock import Mock
+
+import pytest
+
+from infra.settings import Settings
+from metrics.catalog import Catalog
+from metrics.catalog_build import parse_catalog
+from speed_layer import jobs, published
+from speed_layer.main import Watch, _Run
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    tree = {
+        "source": "shop",
+        "topic": "events",
+        "event_id": "id",
+        "event_time": {"field": "ts", "unit": "ms"},
+        "fields": {"user": "string"},
+        "metrics": {"events": {"agg": "count", "window": "tumbling 1m"}},
+    }
+    return parse_catalog(tree, {}, "test")
+
+
+@pytest.mark.parametrize(("only", "left_to_others"), [(["events"], {0: 9, 1: 9}), ([], {})])
+def test_a_job_that_died_before_it_wrote_progress_leaves_to_others_what_it_left_at_the_start(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, only: list[str], left_to_others: dict[int, int]
+) -> None:
+    stop = threading.Event()
+    run = _Run(Settings(), catalog, Watch(stop, lambda _: stop.set()), only)
+    run._job = "gone"
+    run._ensure_job = submitted = Mock()  # type: ignore[method-assign]
+    monkeypatch.setattr(jobs, "state", lambda *_: "FAILED")
+    monkeypatch.setattr(published, "frontier", lambda *_: {})
+
+    run._watch_job(lambda: False, Mock(), {0: 9, 1: 9})
+
+    submitted.assert_called_once_with(left_to_others)
