@@ -56,7 +56,7 @@ class AlertSink:
         """
         if candidates.is_empty():
             return 0
-        due = not_raised(alert, candidates, self._raised(alert, candidates)).sort("breached_at")
+        due = not_raised(alert, candidates, self._raised(alert, candidates))
         for block in due.iter_slices(_AT_ONCE):
             rows = table_rows(alert, block)
             sent = self._sent_before(alert.topic)
@@ -115,18 +115,22 @@ class AlertSink:
 
 
 def not_raised(alert: Alert, candidates: pl.DataFrame, raised: pl.DataFrame) -> pl.DataFrame:
-    """The candidates of which no part was raised.
+    """The candidates of which no part was raised, in the order of time.
 
     Args:
         alert: Whose they are.
         candidates: What `metrics.breach.breaches` gives.
         raised: The key columns and `raised`, in ms.
     """
-    keys = key_columns(alert)
-    numbered = candidates.with_row_index("_candidate")
-    pairs = numbered.join(raised, on=keys) if keys else numbered.join(raised, how="cross")
-    known = pairs.filter(pl.col("raised").is_between("breached_at", "until"))
-    return numbered.join(known.select("_candidate").unique(), on="_candidate", how="anti").drop("_candidate")
+    following = candidates.sort("breached_at").join_asof(
+        raised.sort("raised"),
+        left_on="breached_at",
+        right_on="raised",
+        by=key_columns(alert) or None,
+        strategy="forward",
+        check_sortedness=False,
+    )
+    return following.filter(pl.col("raised").is_null() | (pl.col("raised") > pl.col("until"))).drop("raised")
 
 
 def messages(catalog: Catalog, alert: Alert, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:

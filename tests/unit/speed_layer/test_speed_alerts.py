@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import polars as pl
@@ -72,6 +73,22 @@ def test_a_breach_is_left_out_if_any_part_of_it_was_raised() -> None:
     assert not_raised(ALERT, found, raised(3000)).is_empty()
     assert not_raised(ALERT, found, raised(1999, 3001)).height == 1
     assert not_raised(ALERT, found, raised(2000, user="u2")).height == 1
+
+
+def test_as_many_raised_as_candidates_of_one_key_are_told_apart_without_their_pairs() -> None:
+    many = 40_000
+    times = pl.DataFrame({"f_user": ["u1"] * many, "breached_at": range(0, 10 * many, 10)})
+    found = times.with_columns(until=pl.col("breached_at") + 5).sample(fraction=1.0, shuffle=True, seed=1)
+    raised = times.select("f_user", raised=pl.col("breached_at") + pl.Series([0, 6] * (many // 2)))
+
+    assert not_raised(ALERT, found, raised)["breached_at"].to_list() == list(range(10, 10 * many, 20))
+
+
+def test_of_an_alert_without_keys_every_raised_breach_counts() -> None:
+    alert = dataclasses.replace(ALERT, by=())
+    found = pl.DataFrame({"breached_at": [0, 10, 20], "until": [5, 15, 25]})
+
+    assert not_raised(alert, found, pl.DataFrame({"raised": [12, 26]}))["breached_at"].to_list() == [0, 20]
 
 
 def test_only_what_events_of_the_span_bear_upon_is_judged() -> None:
