@@ -198,12 +198,14 @@ class _Run:
         logger.info("submitted job `%s`", self._name)
 
     def _cancel(self) -> None:
+        """Ends the job in Flink by its name: the job server may be away, or take one that restarts for over."""
         if self._job is None:
             return
+        flink.cancel(self._settings, self._name)
         try:
             jobs.cancel(self._settings, self._job)
         except jobs.JobServerUnavailableError as error:
-            logger.warning("%s; its jobs are gone with it", error)
+            logger.warning("%s; Flink was asked instead", error)
 
     def _goal(self) -> Goal:
         """The log as it is now."""

@@ -8,7 +8,7 @@ import pytest
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
-from speed_layer import jobs, published
+from speed_layer import flink, jobs, published
 from speed_layer.main import Watch, _Run
 
 
@@ -39,3 +39,17 @@ def test_a_job_that_died_before_it_wrote_progress_leaves_to_others_what_it_left_
     run._watch_job(lambda: False, Mock(), {0: 9, 1: 9})
 
     submitted.assert_called_once_with(left_to_others)
+
+
+def test_a_job_is_ended_in_flink_though_no_job_server_answers(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _Run(Settings(), catalog, Watch(threading.Event(), lambda _: None))
+    run._job = "alive"
+    asked = Mock()
+    monkeypatch.setattr(flink, "cancel", asked)
+    monkeypatch.setattr(jobs, "cancel", Mock(side_effect=jobs.JobServerUnavailableError))
+
+    run._cancel()
+
+    asked.assert_called_once_with(run._settings, run._name)
