@@ -25,6 +25,12 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 _WHEN = re.compile(r"\s*(?P<value>\w+|\w+\(.*\))\s*(?P<operator>>=|<=|>|<)\s*(?P<threshold>-?\d+(\.\d+)?)\s*")
 _CALL = re.compile(r"(\w+)\((.*)\)")
+_SHARE_DIGITS = 18
+_COUNT_FROM = {">": 0, ">=": 1}
+"""The least threshold that a count can begin to exceed or to reach."""
+
+_SHARE_EDGES = {">": 1, ">=": 0, "<": 0, "<=": 1}
+"""The end of [0, 1] that no share crosses, by operator."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +94,43 @@ def parse_when(text: str) -> tuple[str, str, str, Decimal]:
     call = _CALL.fullmatch(match["value"])
     value, argument = (call[1], call[2].strip()) if call else (match["value"], "")
     return value, argument, match["operator"], Decimal(match["threshold"])
+
+
+def check_when(kind: str, value: str, argument: str, sign: str, threshold: Decimal) -> None:
+    """Checks that a condition says all that it is given, and that it can begin to hold.
+
+    Args:
+        kind: As of an `Alert`.
+        value: What stands before the operator, without its argument.
+        argument: In parentheses; empty without one.
+        sign: A key of `OPERATORS`.
+        threshold: What the value is compared with.
+
+    Raises:
+        ValueError: An argument would be dropped, or no event can make the condition true.
+    """
+    when = f"{value} {sign} {threshold}"
+    if argument and kind not in {"sum", "share"}:
+        inside = ", and say in `where` which events count" if kind == "count" else ""
+        msg = f"only sum and share have an argument; got `{argument}`. write {when}{inside}"
+        raise ValueError(msg)
+    if kind == "count" and not (sign in _COUNT_FROM and threshold >= _COUNT_FROM[sign]):
+        msg = (
+            f"an alert rises when an event makes its condition true, and an event only raises a count; got `{when}`. "
+            "write count > N with N from 0, or count >= N with N from 1"
+        )
+        raise ValueError(msg)
+    if kind == "share":
+        _check_share(threshold, sign)
+
+
+def _check_share(threshold: Decimal, sign: str) -> None:
+    if not 0 <= threshold <= 1 or threshold == _SHARE_EDGES[sign]:
+        msg = (
+            "an alert rises when an event makes its condition true, and a share goes from 0 to 1; "
+            f"got `share {sign} {threshold}`. write a part of 1 that a share can cross, for example > 0.05 for 5 %"
+        )
+        raise ValueError(msg)
+    if -threshold.as_tuple().exponent > _SHARE_DIGITS:  # type: ignore[operator]
+        msg = f"the threshold of a share has at most {_SHARE_DIGITS} decimals; got {threshold}. write fewer digits"
+        raise ValueError(msg)

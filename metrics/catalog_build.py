@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from metrics.aggregation import SEMANTICS_VERSION, Aggregation
 from metrics.aggregation_text import parse_aggregation
-from metrics.alert import Alert, parse_when
+from metrics.alert import Alert, check_when, parse_when
 from metrics.catalog import MOST_DIMENSIONS, Catalog, CatalogError, Field, Lookup, Metric, Path, Problem, RatioMetric
 from metrics.catalog_lookups import lookup_problems
 from metrics.catalog_names import name_problems, topic_problems
@@ -300,6 +300,9 @@ class _Builder:
             elif alert.where is not None or (alert.by and tuple(alert.by) != metric.by):
                 hint = "remove `where` and `by`; they are the metric's"
                 self._problem(path, "an alert of a level metric has its filter and dimensions", name, hint)
+        if kind != "level" or metric is not None:
+            with self._refusals((*path, "when"), alert.when):
+                check_when(kind, value, argument, operator, threshold)
         if (alert.within is None) != (kind == "level"):
             rule = "an alert of a level metric has no `within`" if kind == "level" else "an alert needs `within`"
             self._problem(
