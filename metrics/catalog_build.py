@@ -71,6 +71,7 @@ class _Builder:
         self._columns = self._fields | {f.name: f for lookup in self._lookups for f in lookup.joined}
         self._types = {f.name: FieldType(f.type, f.scale if f.type == "decimal" else 0) for f in self._columns.values()}
         self._check_source(part)
+        self._check_id_and_time(part)
         self._check_fields(("fields",), self._fields.values())
         for lookup in self._lookups:
             self._check_fields(("lookups", lookup.name, "fields"), lookup.fields)
@@ -126,6 +127,27 @@ class _Builder:
             self._problem(("key",), "`key` must be a field", part.key, known_names(part.key, self._fields))
         if part.registry is not None and part.format != "avro":
             self._problem(("registry",), "only avro has a schema registry", part.registry, "remove it")
+
+    def _check_id_and_time(self, part: CatalogPart) -> None:
+        if part.event_id == part.event_time.field:
+            hint = "name another field; the time alone names no event"
+            self._problem(("event_id",), "the id of an event and its time are two fields", part.event_id, hint)
+            return
+        time_type = "string" if part.event_time.unit == "iso" else "int"
+        for key, name, kind in (
+            ("event_id", part.event_id, "string"),
+            ("event_time", part.event_time.field, time_type),
+        ):
+            if (field := self._fields.get(name)) is None:
+                continue
+            path: Path = ("fields", name)
+            if field.type != kind:
+                rule = f"the field of `{key}` is {FieldType(kind).noun}"
+                rule += f" where the unit is {part.event_time.unit}" * (key == "event_time")
+                self._problem(path, rule, field.type, f"declare it {kind}, or leave it out where no metric uses it")
+            if field.default is not None:
+                hint = "remove it; an event without the field is a dead letter"
+                self._problem((*path, "default"), f"the field of `{key}` has no default", field.default, hint)
 
     def _check_fields(self, within: Path, fields: Iterable[Field]) -> None:
         spelt: dict[str, str] = {}
