@@ -175,8 +175,8 @@ class MergeStates(beam.DoFn):
                 self._release(group, key, now, batches)
             else:
                 self._open(group, self._bundle.added[key][-1], now, pane)
+                self._keep_on(clear)
             meta.write(_pack(now))
-            clear.set(Timestamp.now() + Duration(seconds=self._keep.total_seconds()))
 
     @on_timer(PANE)
     def on_pane(
@@ -216,8 +216,12 @@ class MergeStates(beam.DoFn):
         key: str = beam.DoFn.KeyParam,
         batches: Any = beam.DoFn.StateParam(BATCHES),  # noqa: ANN401, B008
         meta: Any = beam.DoFn.StateParam(META),  # noqa: ANN401, B008
+        clear: Any = beam.DoFn.TimerParam(CLEAR),  # noqa: ANN401, B008
     ) -> None:
-        """Nothing that counts can come any more: the state goes."""
+        """The state goes, unless the log has stood still so that slices still await their on-time pane."""
+        if (packed := meta.read()) and _META.decode(packed).open:
+            self._keep_on(clear)
+            return
         batches.clear()
         meta.clear()
         self._bundle.cleared.add(key)
@@ -284,6 +288,9 @@ class MergeStates(beam.DoFn):
         for start in fresh:
             end = Timestamp(micros=(start + group.slice_width_ms) * 1000)
             pane.set(end, dynamic_timer_tag=str(start))
+
+    def _keep_on(self, clear: Any) -> None:  # noqa: ANN401
+        clear.set(Timestamp.now() + Duration(seconds=self._keep.total_seconds()))
 
     def _hold(self, gap_ms: int, partial: Partial, now: Meta, pane: Any) -> None:  # noqa: ANN401
         """Holds blocks until nothing that comes can be near their events any more."""

@@ -130,6 +130,15 @@ class Job:
             self._merge.on_pane(key, Timestamp(micros=at * 1000), cell.batches, cell.meta)
         self._finish()
 
+    def lapse(self) -> None:
+        """Fires the timers of processing time, in one bundle."""
+        self._merge.start_bundle()
+        for key, cell in self.cells.items():
+            if cell.clear.pending:
+                cell.clear.pending.clear()
+                self._merge.on_clear(key, cell.batches, cell.meta, cell.clear)
+        self._finish()
+
     @property
     def state_rows(self) -> int:
         """Rows in the state of all keys."""

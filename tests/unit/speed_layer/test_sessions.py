@@ -235,6 +235,16 @@ def test_of_a_chain_that_never_ends_only_its_last_days_are_kept(restarts: bool) 
     assert job.sessions("visits")[-1]["chain_events"] == len(events)
 
 
+def test_sessions_go_on_however_long_nothing_comes() -> None:
+    job = Job(catalog())
+    job.bundle([event(0)])
+
+    job.lapse()
+    job.bundle([event(20)])
+
+    assert shown(job) == [("ann", 0, 50, 2)]
+
+
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_an_older_file_that_is_appended_later_has_whole_sessions(size: int) -> None:
     job = Job(catalog(), buckets=1)
