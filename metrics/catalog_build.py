@@ -14,7 +14,7 @@ from metrics.alert import Alert, check_when, parse_when
 from metrics.catalog import MOST_DIMENSIONS, Catalog, CatalogError, Field, Lookup, Metric, Path, Problem, RatioMetric
 from metrics.catalog_lookups import lookup_problems
 from metrics.catalog_names import name_problems, topic_problems
-from metrics.catalog_parts import AlertPart, CatalogPart, FieldPart, MetricPart
+from metrics.catalog_parts import NAME_RULE, AlertPart, CatalogPart, FieldPart, MetricPart
 from metrics.catalog_words import in_words, known_names
 from metrics.expression import Condition, Expression, FieldType
 from metrics.hashing import digest
@@ -62,7 +62,7 @@ class _Builder:
             part = CatalogPart.model_validate(tree)
         except ValidationError as error:
             for item in error.errors():
-                self._problem(*in_words(tuple(item["loc"]), item["type"], item["msg"], item["input"], item.get("ctx")))
+                self._problem(*in_words(tuple(item["loc"]), item["type"], item["msg"], item["input"]))
             raise CatalogError(self._problems) from error
         self._fields = _fields(part.fields)
         self._lookups = tuple(
@@ -113,11 +113,10 @@ class _Builder:
         )
 
     def _check_source(self, part: CatalogPart) -> None:
-        rule = "a name is lower case letters, digits and _, begins with a letter and has at most 63 characters"
         named = [((kind, name), name) for kind in ("lookups", "metrics", "alerts") for name in getattr(part, kind)]
         for path, name in [(("source",), part.source), *named]:
             if not _IDENTIFIER.fullmatch(name):
-                self._problem(path, rule, name, f"write for example `{_suggested(name)}`")
+                self._problem(path, NAME_RULE, name, f"write for example `{_suggested(name)}`")
         if all(metric.ratio is not None for metric in part.metrics.values()):
             self._problem(("metrics",), "a catalog has a metric that is no ratio", part.source, "define one with `agg`")
         for option in ("out_of_orderness", "allowed_lateness"):

@@ -8,10 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pydantic import Field as Option
+from pydantic_core import PydanticCustomError
 
-from metrics.window import parse_duration
+from metrics.window import format_duration, parse_duration
 
 DURATION_PATTERN = r"^\d+(ms|s|m|h|d)$"
+NAME_RULE = "a name is lower case letters, digits and _, begins with a letter and has at most 63 characters"
+DURATION_UNIT = "ms, s, m, h or d"
+
+Scalar = str | int | float | bool
+TypeName = Literal["string", "int", "float", "bool", "decimal"]
 
 
 def _duration(value: object) -> object:
@@ -26,15 +32,18 @@ def _typed(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
+def _scalar(value: object) -> object:
+    if value is None or isinstance(value, Scalar):
+        return value
+    # a union would refuse it once for each of its types
+    kind = "scalar_type"
+    raise PydanticCustomError(kind, "a scalar is a text, a number, or true or false")
+
+
 Duration = Annotated[
     timedelta, BeforeValidator(_duration), WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN})
 ]
-Names = Annotated[
-    list[str],
-    BeforeValidator(_one_or_many),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-]
-Scalar = str | int | float | bool
+Names = Annotated[list[str], BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])]
 
 
 def option(
@@ -45,10 +54,19 @@ def option(
     error: str = "",
     **rules: Any,  # noqa: ANN401 - any YAML value
 ) -> Any:  # noqa: ANN401 - pydantic's own
-    """A key: what it means, an example, the unit of its value and the error that a wrong one causes."""
-    return Option(
-        description=description, examples=[example], json_schema_extra={"x-unit": unit, "x-error": error}, **rules
-    )
+    """A key of a mapping.
+
+    Args:
+        description: What it means.
+        example: A value of it, as a catalog has it.
+        unit: Of its value, if that has one.
+        error: The rule that a value of the right type may still break, as the refusal begins; "" where there is none.
+        rules: Its default and limits.
+    """
+    extra: dict[str, Any] = {"x-unit": unit, "x-error": error}
+    if isinstance(default := rules.get("default"), timedelta):
+        extra["default"] = format_duration(default)
+    return Option(description=description, examples=[example], json_schema_extra=extra, **rules)
 
 
 class Part(BaseModel):
@@ -60,23 +78,18 @@ class Part(BaseModel):
 class EventTimePart(Part):
     """Where an event says when it happened."""
 
-    field: str = option("The field that holds the event time.", "ts", error="field required")
+    field: str = option("The field that holds the event time.", "ts")
     unit: Literal["us", "ms", "s", "iso"] = option(
         "Microseconds, milliseconds or seconds since 1970-01-01T00:00:00Z, or ISO 8601 text (without a zone: UTC).",
         "ms",
         default="ms",
-        error="input should be 'us', 'ms', 's' or 'iso'",
     )
 
 
 class FieldPart(Part):
     """A field of the events; a bare type name stands for a mapping with only `type`."""
 
-    type: Literal["string", "int", "float", "bool", "decimal"] = option(
-        "The type that a value must have; another is a dead letter. Money is a decimal.",
-        "decimal",
-        error="input should be 'string', 'int', 'float', 'bool' or 'decimal'",
-    )
+    type: TypeName = option("The type that a value must have; another is a dead letter. Money is a decimal.", "decimal")
     scale: int = option(
         "Digits after the point of a decimal; a value with more is a dead letter.",
         2,
@@ -86,13 +99,16 @@ class FieldPart(Part):
         unit="digits",
         error="only a decimal has a scale",
     )
-    default: Scalar | None = option(
+    default: Annotated[Scalar | None, BeforeValidator(_scalar)] = option(
         "What a missing field or a null reads as; without it, NULL.",
         "unknown",
         default=None,
         error="the default must be of the field's type",
     )
     required: bool = option("Whether an event without it is a dead letter.", example=True, default=False)
+
+
+Fields = dict[str, Annotated[FieldPart, BeforeValidator(_typed, json_schema_input_type=TypeName | FieldPart)]]
 
 
 class LookupPart(Part):
@@ -105,7 +121,7 @@ class LookupPart(Part):
         error="a lookup has a topic of its own",
     )
     key: str = option("The field whose text is looked up.", "user_id", error="`key` of a lookup must be a field")
-    fields: dict[str, Annotated[FieldPart, BeforeValidator(_typed)]] = option(
+    fields: Fields = option(
         "The fields of a record, by name; an event has them as LOOKUP_FIELD. Where there is no version, they read as "
         "their default, else as NULL.",
         {"segment": "string"},
@@ -131,7 +147,10 @@ class MetricPart(Part):
         error="a ratio names two metrics",
     )
     where: str | None = option(
-        "Which events count: a condition over fields, in SQL.", "event_type = 'purchase'", default=None
+        "Which events count: a condition over fields, in SQL.",
+        "event_type = 'purchase'",
+        default=None,
+        error="unknown field",
     )
     by: Names = option(
         "Dimensions: fields by whose values the metric is split, at most four.",
@@ -158,20 +177,28 @@ class AlertPart(Part):
         "count > 3",
         error="`when` is a value, an operator of > >= < <= and a number",
     )
-    where: str | None = option("Which events count.", "event_type = 'purchase'", default=None)
-    by: Names = option("The fields whose values name a key; default: one key for all.", ["user_id"], default=[])
+    where: str | None = option("Which events count.", "event_type = 'purchase'", default=None, error="unknown field")
+    by: Names = option(
+        "The fields whose values name a key; default: one key for all.",
+        ["user_id"],
+        default=[],
+        error="unknown field",
+    )
     within: Duration | None = option(
         "The sliding time; every alert but that of a level metric has one.",
         "2m",
         default=None,
-        unit="duration",
+        unit=DURATION_UNIT,
         error="an alert needs `within`",
     )
     at_least: int = option(
         "Events that a share needs before it is judged.", 20, default=1, ge=1, le=1_000_000, unit="events"
     )
     topic: str | None = option(
-        "Where the alerts are sent; default: alerts.SOURCE.NAME.", "alerts.card_velocity", default=None
+        "Where the alerts are sent; default: alerts.SOURCE.NAME.",
+        "alerts.card_velocity",
+        default=None,
+        error="an alert's topic holds alerts alone",
     )
     description: str = option("What a person should know.", "Many card payments within minutes", default="")
 
@@ -179,7 +206,7 @@ class AlertPart(Part):
 class CatalogPart(Part):
     """A catalog file: one source of events, its fields, metrics and alerts."""
 
-    source: str = option("The name of the source; also of its database.", "shop", error="a name is lower case letters")
+    source: str = option("The name of the source; also of its database.", "shop", error=NAME_RULE)
     topic: str = option(
         "The Kafka topic of the events. Dead letters go to TOPIC.dlq, late events to TOPIC.late.", "events.shop.v1"
     )
@@ -204,7 +231,7 @@ class CatalogPart(Part):
         "How far the watermark stays behind the greatest record timestamp.",
         "10s",
         default=timedelta(seconds=10),
-        unit="duration",
+        unit=DURATION_UNIT,
         error="`out_of_orderness` must not be negative",
     )
     allowed_lateness: Duration = option(
@@ -212,7 +239,7 @@ class CatalogPart(Part):
         "only the batch layer counts it.",
         "1h",
         default=timedelta(hours=1),
-        unit="duration",
+        unit=DURATION_UNIT,
         error="`allowed_lateness` must not be negative",
     )
     dedup_horizon: int = option(
@@ -225,9 +252,7 @@ class CatalogPart(Part):
     topic_partitions: int = option(
         "Partitions of the topic, where `lockstep` creates it.", 4, default=4, ge=1, le=1024, unit="partitions"
     )
-    fields: dict[str, Annotated[FieldPart, BeforeValidator(_typed)]] = option(
-        "The fields of the events that metrics use, by name.", {"user_id": "string"}
-    )
+    fields: Fields = option("The fields of the events that metrics use, by name.", {"user_id": "string"})
     lookups: dict[str, LookupPart] = option(
         "The compacted topics that events are joined with, by name.",
         {"customers": {"topic": "customers.v1", "key": "user_id", "fields": {"segment": "string"}}},

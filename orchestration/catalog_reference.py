@@ -3,8 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_origin
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
@@ -12,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from metrics import catalog_parts as parts
+from metrics import catalog_words as words
 from metrics.aggregation import Aggregation
 from metrics.aggregation_text import parse_aggregation
 from metrics.expression import FieldType
@@ -52,7 +52,6 @@ _TYPES = {
     "status": FieldType("string"),
     "user_id": FieldType("string"),
 }
-_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "mapping"}
 
 
 def reference() -> str:
@@ -90,71 +89,34 @@ def json_schema() -> str:
 
 
 def keys(model: type[BaseModel]) -> list[dict[str, str]]:
-    """A row for each key of a mapping: name, type, default, unit, example, meaning, error."""
+    """A row for each key of a mapping: name, type, default, unit, example, meaning, error.
+
+    The error is the rule that a value of the right type may still break; without one, what a catalog that lacks the
+    key is refused with; of a key that may be missing, or has a choice of values, what a value of a wrong type is.
+    """
     return [_key(name, field) for name, field in model.model_fields.items()]
 
 
 def _key(name: str, field: FieldInfo) -> dict[str, str]:
     extra: Any = field.json_schema_extra or {}
-    needed = field.is_required()
+    kinds = words.kinds_of(field.annotation, field.metadata)
+    needed, choice = field.is_required(), get_origin(field.annotation) is Literal
     return {
         "name": name,
-        "type": _type(field.annotation, field.metadata),
+        "type": " or ".join(kinds),
         "default": "needed" if needed else _shown(field.default),
-        "unit": extra.get("x-unit") or "",
-        "example": _yaml((field.examples or [""])[0]),
+        "unit": extra["x-unit"],
+        "example": words.one_line((field.examples or [""])[0]),
         "meaning": field.description or "",
-        "error": extra.get("x-error") or ("field required" if needed else "input should be a valid value of its type"),
+        "error": extra["x-error"]
+        or (words.needed(name) if needed and not choice else words.wrong_kind((name,), kinds)),
     }
-
-
-def _type(annotation: Any, metadata: list[Any]) -> str:  # noqa: ANN401, PLR0911 - a return for each kind
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        inner, *more = get_args(annotation)
-        return _type(inner, more)
-    if origin in {Union, UnionType}:
-        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-        return " or ".join(dict.fromkeys(_type(kind, metadata) for kind in kinds))
-    if origin is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if origin is list:
-        return "text or list of texts"
-    if origin is dict:
-        return "mapping by name"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "mapping"
-    if getattr(annotation, "__name__", "") == "timedelta":
-        return "duration"
-    limits = [f"{word} {value:,}" for word, value in _limits(metadata)]
-    return " ".join([_PLAIN.get(annotation, "text"), *limits])
-
-
-def _limits(metadata: list[Any]) -> list[tuple[str, int]]:
-    found = []
-    for rule in metadata:
-        for word, attribute in (("from", "ge"), ("to", "le")):
-            value = getattr(rule, attribute, None)
-            if isinstance(value, int):
-                found.append((word, value))
-    return found
 
 
 def _shown(default: Any) -> str:  # noqa: ANN401 - any default
     if default is PydanticUndefined or default is None or default in ({}, [], ""):
         return "none"
-    return f"`{format_duration(default)}`" if hasattr(default, "total_seconds") else f"`{_yaml(default)}`"
-
-
-def _yaml(value: Any) -> str:  # noqa: ANN401 - any example
-    """A value on one line, as YAML's flow style has it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_yaml(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_yaml, value)) + "]"
-    return str(value)
+    return f"`{format_duration(default)}`" if hasattr(default, "total_seconds") else f"`{words.one_line(default)}`"
 
 
 def _aggregation(agg: Aggregation) -> dict[str, str]:
