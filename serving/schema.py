@@ -16,7 +16,7 @@ from serving.alert_tables import alert_tables
 from serving.evolution import evolve
 from serving.lookup_tables import lookup_tables
 from serving.table import INSTANT, TIME, Table
-from serving.versions import record, versions_table
+from serving.versions import record, rename, versions_table
 from serving.views import views
 
 
@@ -203,8 +203,9 @@ def apply(client: Client, catalog: Catalog, database: str) -> None:
     now = record(client, database, catalog, replaced)
     beside = {metric.name for metric in catalog.shown if not now.is_active(metric)}
     for view in views(catalog, database, beside):
-        if there.get(view.name) != view.digest:
+        if there.get(view.name) != view.comment:
             client.command(view.create(database))
+    rename(client, database, replaced)
 
 
 def _comments(client: Client, database: str) -> dict[str, str]:

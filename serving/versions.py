@@ -21,7 +21,6 @@ from serving.table import INSTANT, Table
 VERSIONS_TABLE = "metric_versions"
 ACTIVE, LIVE, KNOWN = "active", "live", "known"
 DIGITS = 8
-VIEW_SUFFIXES = ("", "__speed", "__batch")
 
 
 class SwitchError(ValueError):
@@ -45,6 +44,16 @@ class Standing:
     def is_active(self, metric: ShownMetric) -> bool:
         """Whether the metric's name shows the catalog's version; a metric without any active version takes it."""
         return self.active.get(metric.name, metric.metric_version) == metric.metric_version
+
+
+@dataclass(frozen=True)
+class ShownView:
+    """A view in the database, by its comment: whose it is, and what ends its name; see `views.View`."""
+
+    name: str
+    metric: str
+    metric_version: str
+    ending: str
 
 
 def versions_table() -> Table:
@@ -95,9 +104,9 @@ def note_live(client: Client, database: str, metrics: Iterable[ShownMetric]) -> 
     _note(client, database, [metric for metric in metrics if metric.metric_version not in known], LIVE)
 
 
-def view_name(metric: ShownMetric, grain: str, version: str | None = None) -> str:
-    """Unquoted name of a served view: of the metric's name, or of one of its versions."""
-    return f"{metric.name}_{grain}" if version is None else f"{metric.name}__{version[:DIGITS]}_{grain}"
+def view_name(metric: ShownMetric, ending: str, version: str | None = None) -> str:
+    """Unquoted name of a view: of the metric's name, or of one of its versions; it ends with the grain and layer."""
+    return f"{metric.name}_{ending}" if version is None else f"{metric.name}__{version[:DIGITS]}_{ending}"
 
 
 def kept_beside(client: Client, database: str, metric: str, version: str) -> str | None:
@@ -138,35 +147,30 @@ def switch(client: Client, database: str, metrics: Iterable[ShownMetric], *, for
     waiting = [metric for metric in metrics if not now.is_active(metric)]
     if not force:
         _require_published(client, database, waiting, now)
-    renames = []
-    views = _views(client, database)
-    for metric in waiting:
-        old = now.active[metric.name]
-        for name in sorted(views):
-            grain = _grain(name, f"{metric.name}_", metric, views)
-            if grain is not None:
-                renames.append((name, f"{metric.name}__{old[:DIGITS]}_{grain}"))
-        own = f"{metric.name}__{metric.metric_version[:DIGITS]}_"
-        renames += [(name, f"{metric.name}_{name.removeprefix(own)}") for name in sorted(views) if name.startswith(own)]
-    if renames:
-        target = quote(database)
-        pairs = ", ".join(f"{target}.{quote(old)} TO {target}.{quote(new)}" for old, new in renames)
-        client.command(f"RENAME TABLE {pairs}")
+    if waiting:
+        rename(client, database, waiting)
         _note(client, database, waiting, ACTIVE)
     return waiting
 
 
-def _grain(name: str, prefix: str, metric: ShownMetric, views: set[str]) -> str | None:
-    """What follows a metric's name in the name of one of its views; None for another metric's view.
+def rename(client: Client, database: str, metrics: Iterable[ShownMetric]) -> None:
+    """Gives the metrics' names to the views of their versions, and names with digits to those of other versions."""
+    shown = _shown(client, database)
+    pairs = [pair for metric in metrics for pair in renames(shown, metric)]
+    if pairs:
+        target = quote(database)
+        texts = ", ".join(f"{target}.{quote(old)} TO {target}.{quote(new)}" for old, new in pairs)
+        client.command(f"RENAME TABLE {texts}")
 
-    Views of a metric come in threes; `orders_per_user_1m` is none of `orders`, whose grains have no such name.
-    """
-    if not name.startswith(prefix) or name.startswith(f"{metric.name}__"):
-        return None
-    rest = name.removeprefix(prefix)
-    grain = rest.removesuffix("__speed").removesuffix("__batch")
-    whole = all(f"{prefix}{grain}{suffix}" in views for suffix in VIEW_SUFFIXES)
-    return rest if whole and (grain in metric.grains or grain[:1].isdigit()) else None
+
+def renames(shown: Iterable[ShownView], metric: ShownMetric) -> list[tuple[str, str]]:
+    """Old and new names of a metric's views; those that leave the metric's name first, to make room for the others."""
+    found = []
+    own = (view for view in shown if view.metric == metric.name)
+    for view in sorted(own, key=lambda view: view.metric_version == metric.metric_version):
+        beside = None if view.metric_version == metric.metric_version else view.metric_version
+        found.append((view.name, view_name(metric, view.ending, beside)))
+    return [(old, new) for old, new in found if old != new]
 
 
 def _require_published(client: Client, database: str, waiting: Iterable[ShownMetric], now: Standing) -> None:
@@ -183,9 +187,15 @@ def _require_published(client: Client, database: str, waiting: Iterable[ShownMet
         raise SwitchError(msg)
 
 
-def _views(client: Client, database: str) -> set[str]:
-    sql = "SELECT name FROM system.tables WHERE database = {database:String} AND engine = 'View'"
-    return {name for (name,) in client.query(sql, parameters={"database": database}).result_rows}
+def _shown(client: Client, database: str) -> list[ShownView]:
+    """The views that say what they show; a table, or a view that somebody else made, has no such comment."""
+    rows = client.query(
+        "SELECT name, JSONExtractString(comment, 'metric') AS metric, JSONExtractString(comment, 'metric_version'),"
+        " JSONExtractString(comment, 'ending') FROM system.tables"
+        " WHERE database = {database:String} AND engine = 'View' AND metric != '' ORDER BY name",
+        parameters={"database": database},
+    ).result_rows
+    return [ShownView(*row) for row in rows]
 
 
 def _note(client: Client, database: str, metrics: Iterable[ShownMetric], happened: str) -> None:

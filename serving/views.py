@@ -10,6 +10,7 @@ a ratio has no `events`.
 """
 
 import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,20 +32,31 @@ _WHOLE = ("UInt64", "Int64")
 
 @dataclass(frozen=True)
 class View:
-    """A view as a value: its unquoted name and the SELECT that it stands for."""
+    """A view as a value: its unquoted name, the SELECT that it stands for, and what it shows.
+
+    Attributes:
+        metric: the metric's name.
+        metric_version: the version that it shows.
+        ending: what stands behind the metric, or its version, in the view's name: the grain, and the layer if any.
+    """
 
     name: str
     body: str
+    metric: str
+    metric_version: str
+    ending: str
 
     @property
-    def digest(self) -> str:
-        """The same for the same SELECT; kept as the view's comment, by which an unchanged view is left alone."""
-        return hashlib.sha256(self.body.encode()).hexdigest()[:16]
+    def comment(self) -> str:
+        """JSON of what the view shows, since its name does not tell, and a digest, the same for the same SELECT."""
+        digest = hashlib.sha256(self.body.encode()).hexdigest()[:16]
+        shows = {"metric": self.metric, "metric_version": self.metric_version, "ending": self.ending}
+        return json.dumps(shows | {"digest": digest})
 
     def create(self, database: str) -> str:
         """`CREATE OR REPLACE VIEW` with every identifier quoted."""
         target = f"{quote(database)}.{quote(self.name)}"
-        return f"CREATE OR REPLACE VIEW {target} AS\n{self.body}\nCOMMENT '{self.digest}'"
+        return f"CREATE OR REPLACE VIEW {target} AS\n{self.body}\nCOMMENT {text(self.comment)}"
 
 
 def views(catalog: Catalog, database: str, beside: Collection[str] = ()) -> list[View]:
@@ -57,12 +69,16 @@ def views(catalog: Catalog, database: str, beside: Collection[str] = ()) -> list
     """
     found = []
     for metric in catalog.shown:
+        version = metric.metric_version if metric.name in beside else None
         for grain in metric.grains:
-            name = view_name(metric, grain, metric.metric_version if metric.name in beside else None)
+            bodies = {
+                f"{grain}__speed": speed_sql(metric, grain, database, catalog.allowed_lateness),
+                f"{grain}__batch": batch_sql(metric, grain, database),
+                grain: served_sql(metric, grain, database, catalog.allowed_lateness),
+            }
             found += [
-                View(f"{name}__speed", speed_sql(metric, grain, database, catalog.allowed_lateness)),
-                View(f"{name}__batch", batch_sql(metric, grain, database)),
-                View(name, served_sql(metric, grain, database, catalog.allowed_lateness)),
+                View(view_name(metric, ending, version), body, metric.name, metric.metric_version, ending)
+                for ending, body in bodies.items()
             ]
     return found
 

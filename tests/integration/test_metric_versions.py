@@ -93,3 +93,24 @@ def test_an_added_metric_is_shown_at_once_and_changes_no_other(old: Tables, tmp_
     after = standing(old.client, old.database).active
     assert after == before | {"clicks": more.metric("clicks").metric_version}
     assert shown(old) == [Decimal("10.10")]
+
+
+def test_no_view_of_the_old_version_keeps_the_name_and_no_other_metric_loses_a_view(
+    clickhouse: Settings, unique: str, tmp_path: Path
+) -> None:
+    text = CATALOG.replace("tumbling 1d]}}\n  visitors", "day Europe/Berlin]}}\n  visitors")
+    text += "  revenue_99: {{agg: sum(amount), window: tumbling 1h}}\n"
+    old = Tables.create(clickhouse, unique, tmp_path, text)
+    path = tmp_path / "new.yaml"
+    changed = text.format(source=unique).replace("kind = 'buy'", "kind = 'gift'")
+    path.write_text(changed.replace("[tumbling 1h, day Europe/Berlin]", "tumbling 1h"), encoding="utf-8")
+    new = load_catalog(path)
+    schema.apply(old.client, new, old.database)
+
+    switch(old.client, old.database, new.shown)
+
+    sql = "SELECT name FROM system.tables WHERE database = {database:String} AND name LIKE 'revenue%'"
+    found = {name for (name,) in old.client.query(sql, parameters={"database": old.database}).result_rows}
+    digits = old.catalog.metric("revenue").metric_version[:8]
+    names = {"revenue_1h", "revenue_99_1h", f"revenue__{digits}_1h", f"revenue__{digits}_day_europe_berlin"}
+    assert found == {name + suffix for name in names for suffix in ("", "__speed", "__batch")}
