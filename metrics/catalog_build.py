@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from metrics.catalog_lookups import lookup_problems
 from metrics.catalog_names import name_problems, topic_problems
 from metrics.catalog_parts import NAME_RULE, AlertPart, CatalogPart, FieldPart, MetricPart
 from metrics.catalog_words import in_words, known_names
+from metrics.event import INTEGER_DIGITS, DeadLetterError, default_of
 from metrics.expression import Condition, Expression, FieldType
 from metrics.hashing import digest
 from metrics.window import AnyWindow, SessionWindow, format_duration, parse_window, slice_width
@@ -64,9 +66,10 @@ class _Builder:
             for item in error.errors():
                 self._problem(*in_words(tuple(item["loc"]), item["type"], item["msg"], item["input"]))
             raise CatalogError(self._problems) from error
-        self._fields = _fields(part.fields)
+        self._fields = self._read_fields(("fields",), part.fields)
         self._lookups = tuple(
-            Lookup(name, one.topic, one.key, tuple(_fields(one.fields).values())) for name, one in part.lookups.items()
+            Lookup(name, one.topic, one.key, tuple(self._read_fields(("lookups", name, "fields"), one.fields).values()))
+            for name, one in part.lookups.items()
         )
         self._columns = self._fields | {f.name: f for lookup in self._lookups for f in lookup.joined}
         self._types = {f.name: FieldType(f.type, f.scale if f.type == "decimal" else 0) for f in self._columns.values()}
@@ -111,6 +114,17 @@ class _Builder:
             tuple(part.metrics),
             self._lookups,
         )
+
+    def _read_fields(self, within: Path, parts: Mapping[str, FieldPart]) -> dict[str, Field]:
+        fields = {name: Field(name, f.type, f.scale, f.default, f.required) for name, f in parts.items()}
+        for name, field in fields.items():
+            try:
+                fields[name] = replace(field, default=default_of(field))
+            except DeadLetterError:
+                rule = f"the default must be of the field's type, {field.type}"
+                hint = f"write {_taken_by(field)}, or declare the field otherwise"
+                self._problem((*within, name, "default"), rule, field.default, hint)
+        return fields
 
     def _check_source(self, part: CatalogPart) -> None:
         named = [((kind, name), name) for kind in ("lookups", "metrics", "alerts") for name in getattr(part, kind)]
@@ -408,19 +422,15 @@ class _Builder:
         self._problems.append(Problem(self._file, self._lines.get(known, 1), rule, shown, hint))
 
 
-def _fields(parts: Mapping[str, FieldPart]) -> dict[str, Field]:
-    return {name: Field(name, f.type, f.scale, f.default, f.required) for name, f in parts.items()}
-
-
-def _default_fits(field: Field) -> bool:
-    kinds: dict[str, tuple[type, ...]] = {
-        "string": (str,),
-        "int": (int,),
-        "float": (int, float),
-        "decimal": (int, str),
-        "bool": (bool,),
-    }
-    return isinstance(field.default, kinds[field.type]) and (field.type == "bool") == isinstance(field.default, bool)
+def _taken_by(field: Field) -> str:
+    decimals = f"in quotes a number of at most {INTEGER_DIGITS} digits and {field.scale} decimals"
+    return {
+        "string": "a text, in quotes where it reads as a number",
+        "int": "a whole number of 64 bits",
+        "float": "a number within 1e100 of zero",
+        "decimal": decimals if field.scale else f"a whole number of at most {INTEGER_DIGITS} digits",
+        "bool": "true or false",
+    }[field.type]
 
 
 def _suggested(name: str) -> str:

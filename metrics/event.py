@@ -301,6 +301,28 @@ def judge_value(field: Field, value: Any) -> None:  # noqa: ANN401 - any value
         raise DeadLetterError(reason, detail)
 
 
+def default_of(field: Field) -> str | int | float | bool | None:
+    """A field's default as an event could have it: a decimal with all decimals of its scale, zero without a sign.
+
+    Raises:
+        DeadLetterError: An event with this value would be a dead letter.
+    """
+    if field.default is None:
+        return None
+    if field.type == "decimal" and isinstance(field.default, float):
+        reason = "wrong_type"
+        raise DeadLetterError(reason, f"a float has not the digits of a decimal; got {field.default}")
+    try:
+        value = msgspec.convert(field.default, VALUE_TYPES[field.type])
+    except msgspec.ValidationError as error:
+        reason = "wrong_type"
+        raise DeadLetterError(reason, str(error)) from error
+    judge_value(field, value)
+    if field.type == "decimal":
+        return f"{value or Decimal(0):.{field.scale}f}"
+    return value + 0.0 if field.type == "float" else value  # type: ignore[no-any-return]
+
+
 def column_of(field: Field, values: list[Any]) -> pl.Series | None:
     """The values of a field as a column with its default, or None where one of them does not fit."""
     if field.type == "decimal":

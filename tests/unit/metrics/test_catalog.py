@@ -60,6 +60,23 @@ def test_a_version_changes_with_the_meaning_of_its_metric_alone(tmp_path: Path, 
     assert (before == after) is same
 
 
+@pytest.mark.parametrize(
+    ("declared", "kept"),
+    [
+        ("{type: decimal, scale: 2, default: 5}", "'5.00'"),
+        ('{type: decimal, scale: 2, default: "-0"}', "'0.00'"),
+        ('{type: decimal, default: "1e3"}', "'1000'"),
+        ("{type: float, default: 5}", "5.0"),
+        ("{type: float, default: -0.0}", "0.0"),
+        ("{type: int, default: -9223372036854775808}", "-9223372036854775808"),
+        ("{type: bool, default: false}", "False"),
+    ],
+)
+def test_a_default_is_kept_as_an_event_could_have_it(tmp_path: Path, declared: str, kept: str) -> None:
+    catalog = load_catalog(written(tmp_path, GOOD.replace("  weight: float", f"  weight: {declared}")))
+    assert repr(catalog.fields["weight"].default) == kept
+
+
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     bad = GOOD.replace("sum(amount)", "sum(amout)").replace("distinct(user_id)", "mode(user_id)")
     with pytest.raises(CatalogError) as raised:
