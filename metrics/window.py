@@ -16,6 +16,9 @@ DAY_MS = 86_400_000
 LARGEST_SLICE = timedelta(hours=1)
 LARGEST_CALENDAR_SLICE = timedelta(minutes=15)
 LONGEST_SESSION = timedelta(days=7)
+LONGEST_DURATION = timedelta(days=3650)
+"""Ten years; what is longer is a slip, and sums of times and durations stay within what a datetime holds."""
+
 MOST_SLIDES = 1440
 CALENDAR_UNITS = {"day": 1, "week": 7, "month": 30}
 """The units of a calendar window, with their usual length in days."""
@@ -23,19 +26,23 @@ CALENDAR_UNITS = {"day": 1, "week": 7, "month": 30}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _DURATION = re.compile(r"(-?\d+)(ms|s|m|h|d)")
+_MOST_DIGITS = 20
 
 
 def parse_duration(text: str) -> timedelta:
     """The duration that a text such as ``10s``, ``5m``, ``1h`` or ``1d`` stands for.
 
     Raises:
-        ValueError: The text is not a whole number followed by ms, s, m, h or d.
+        ValueError: The text is not a whole number followed by ms, s, m, h or d, or it is longer than ten years.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         msg = (
             f"a duration is a whole number and a unit of ms, s, m, h, d; got `{text}`. write for example 10s, 5m or 1d"
         )
+        raise ValueError(msg)
+    if len(match[1]) > _MOST_DIGITS or abs(int(match[1]) * _UNITS[match[2]]) > milliseconds(LONGEST_DURATION):
+        msg = f"a duration is at most {format_duration(LONGEST_DURATION)}, ten years; got {text}. write a shorter one"
         raise ValueError(msg)
     return timedelta(milliseconds=int(match[1]) * _UNITS[match[2]])
 

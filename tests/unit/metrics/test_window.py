@@ -22,6 +22,13 @@ def test_a_duration_is_written_as_it_is_read(text: str) -> None:
     assert format_duration(parse_duration(text)) == text
 
 
+def test_a_duration_of_ten_years_is_the_longest() -> None:
+    assert parse_duration("3650d") == timedelta(days=3650)
+    for text in ("3651d", "315360000001ms", "-3651d", "1" * 5000 + "d"):
+        with pytest.raises(ValueError, match="a duration is at most 3650d, ten years; got"):
+            parse_duration(text)
+
+
 def test_times_survive_the_way_to_milliseconds_and_back() -> None:
     moment = datetime(2024, 2, 29, 23, 59, 59, 999_000, tzinfo=UTC)
     assert from_epoch_ms(to_epoch_ms(moment)) == moment
