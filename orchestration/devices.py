@@ -117,7 +117,7 @@ class DeviceAnswers:
     """Keeps the readings and answers from them."""
 
     def __init__(self) -> None:
-        self._readings = Table({"device": np.int32, "temperature": np.int32, "ok": np.int8})
+        self._readings = Table({"device": np.int32, "temperature": np.int32, "battery": np.int16, "ok": np.int8})
 
     def add(self, records: Records, late: Flags) -> None:
         """Take note of well-formed readings, each of them once; `late` says which are late."""
@@ -150,6 +150,7 @@ def _answers(readings: Columns) -> dict[str, Any]:
         "readings_by_site": counts(readings["device"] % len(SITES), SITES),
         "failures_by_site": counts(readings["device"][readings["ok"] == 0] % len(SITES), SITES),
         "temperature_by_device": _temperatures(readings),
+        "lowest_battery_by_device": _lowest_battery(readings),
     }
 
 
@@ -165,10 +166,19 @@ def _temperatures(readings: Columns) -> dict[str, dict[str, Any]]:
             "site": SITES[device % len(SITES)],
             "min": decimal_text(int(own.min())),
             "max": decimal_text(int(own.max())),
-            "mean": int(own.sum()) / (100 * len(own)),
+            "mean": int(own.sum()) / 100 / len(own),
             "last": decimal_text(int(own[-1])),
         }
     return found
+
+
+def _lowest_battery(readings: Columns) -> dict[str, float]:
+    """The lowest charge, in percent, of each device that has a battery."""
+    charged = taken(readings, readings["battery"] != ABSENT)
+    ordered = taken(charged, np.lexsort((charged["battery"], charged["device"])))
+    devices, first = np.unique(ordered["device"], return_index=True)
+    lowest = ordered["battery"][first]
+    return {device_id(device): tenths / 10 for device, tenths in zip(devices.tolist(), lowest.tolist(), strict=True)}
 
 
 def _failures(readings: Columns) -> list[dict[str, Any]]:
@@ -178,6 +188,12 @@ def _failures(readings: Columns) -> list[dict[str, Any]]:
         failed["device"], failed["event_time"], failed["ok"], FAILING_WITHIN_MS, lambda _, events: events > FAILURES
     )
     return [
-        {"device": device_id(device), "site": SITES[device % len(SITES)], "breached_at": at, "value": events}
-        for device, at, _, events in zip(*map(np.ndarray.tolist, found), strict=True)
+        {
+            "device": device_id(device),
+            "site": SITES[device % len(SITES)],
+            "breached_at": at,
+            "until": until,
+            "value": events,
+        }
+        for device, at, _, events, until in zip(*map(np.ndarray.tolist, found), strict=True)
     ]

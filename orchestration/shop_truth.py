@@ -5,7 +5,7 @@ Each answer follows a rule of `truth_rules`. Amounts are exact text, shares and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,8 @@ from orchestration.shop import (
     product_id,
     user_id,
 )
-from orchestration.truth_rules import Levels, breaches, levels, quantile, session_ends
-from orchestration.truth_table import Table, by_day, counts
+from orchestration.truth_rules import Breaches, Levels, Sessions, breaches, levels, quantile, sessions
+from orchestration.truth_table import Table, by_day, counts, windows
 
 SESSION_GAP_MS = 1_800_000
 LONGEST_SESSION_MS = DAY_MS
@@ -40,6 +40,9 @@ HIGH_VALUE_CENTS, HIGH_VALUE_WITHIN_MS = 1_000_000, 600_000
 LOW_STOCK = 10
 ERRORS_AT_LEAST, ERRORS_WITHIN_MS = 20, 300_000
 FAILED_STATUS = 500
+
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+PAGES_WITHIN_MS, VISITORS_WITHIN_MS = 300_000, 300_000
 
 _ACTIONS = {"views": VIEW, "clicks": CLICK, "carts": CART, "purchases": PURCHASE}
 _STOCK_EVENTS = (PURCHASE, STOCK_TAKE, RESTOCK, RETURN)
@@ -54,7 +57,7 @@ class _Whole:
     orders: Columns
     stock: Columns
     requests: Columns
-    sessions: Ints
+    sessions: Sessions
     alerts: dict[str, list[dict[str, Any]]]
 
 
@@ -80,22 +83,26 @@ class ShopAnswers:
         """The answers over all events, as plain values."""
         whole = self._whole(with_late=with_late)
         answers = _answers(whole.actions, whole.orders, whole.stock, whole.requests)
-        return answers | {"sessions": len(whole.sessions), "alerts": whole.alerts}
+        return answers | {"sessions": _sessions(whole.sessions), "alerts": whole.alerts}
 
     def by_day(self, days: Iterable[int], *, with_late: bool) -> dict[int, dict[str, Any]]:
-        """The answers over each day's events; a session is of the day its gap ends in, an alert of its breach's."""
+        """The answers over each day's events; a session is of the day its gap ends in, an alert of its breach's.
+
+        `hour` is about the hour in whose middle the day begins.
+        """
         whole = self._whole(with_late=with_late)
         wanted = list(days)
         parts = [by_day(rows, wanted) for rows in (whole.actions, whole.orders, whole.stock, whole.requests)]
-        ended = (whole.sessions + SESSION_GAP_MS - 1) // DAY_MS
+        ended = _ends(whole.sessions) // DAY_MS
         return {
             day: _answers(*(part[day] for part in parts))
             | {
-                "sessions": int((ended == day).sum()),
+                "sessions": _sessions(_chosen(whole.sessions, ended == day)),
                 "alerts": {
                     name: [each for each in raised if each["breached_at"] // DAY_MS == day]
                     for name, raised in whole.alerts.items()
                 },
+                "hour": _hour(whole, day * DAY_MS - HOUR_MS // 2),
             }
             for day in wanted
         }
@@ -104,17 +111,16 @@ class ShopAnswers:
         tables = (self._actions, self._orders, self._stock, self._requests)
         actions, orders, stock, requests = (table.rows(with_late=with_late) for table in tables)
         seen = taken(actions, actions["user"] != ABSENT)
-        sessions = session_ends(seen["user"], seen["event_time"], SESSION_GAP_MS, LONGEST_SESSION_MS)
-        return _Whole(actions, orders, stock, requests, sessions, _alerts(orders, stock, requests))
+        found = sessions(seen["user"], seen["event_time"], SESSION_GAP_MS, LONGEST_SESSION_MS)
+        return _Whole(actions, orders, stock, requests, found, _alerts(orders, stock, requests))
 
 
 def _answers(actions: Columns, orders: Columns, stock: Columns, requests: Columns) -> dict[str, Any]:
-    users = np.unique(actions["user"])
     return {
         "events": len(actions["user"]),
         "events_by_type": counts(actions["event_type"], EVENT_TYPES),
         "revenue_by_country": _revenue(orders),
-        "distinct_users": int((users != ABSENT).sum()),
+        "distinct_users": _users(actions),
         "actions_by_country": _by_country(actions),
         "orders": len(orders["cents"]),
         "revenue": decimal_text(int(orders["cents"].sum())),
@@ -131,6 +137,49 @@ def _answers(actions: Columns, orders: Columns, stock: Columns, requests: Column
             for service in np.unique(requests["service"]).tolist()
         },
     }
+
+
+def _hour(whole: _Whole, start: int) -> dict[str, Any]:
+    """What the windows say that begin within the hour from `start`, and the sessions whose gap ends in it.
+
+    Pairs of a window's start and its value, of windows that have any event; of a session the user, the time of its
+    first event, the milliseconds from that to the last, and the number of events.
+    """
+    minutes = range(start, start + HOUR_MS, MINUTE_MS)
+    views = taken(whole.actions, whole.actions["event_type"] == VIEW)
+    ended = _ends(whole.sessions)
+    closed = _chosen(whole.sessions, (ended >= start) & (ended < start + HOUR_MS))
+    return {
+        "revenue_by_country": [[at, _revenue(rows)] for at, rows in windows(whole.orders, minutes, MINUTE_MS)],
+        "top_pages": [[at, _top_pages(rows["page"])] for at, rows in windows(views, minutes, PAGES_WITHIN_MS)],
+        "distinct_users": [
+            [at, _users(rows)]
+            for at, rows in windows(whole.actions, minutes[:: VISITORS_WITHIN_MS // MINUTE_MS], VISITORS_WITHIN_MS)
+        ],
+        "sessions": [
+            [user_id(user), first, last - first, events]
+            for user, first, last, events in zip(*map(np.ndarray.tolist, closed), strict=True)
+        ],
+    }
+
+
+def _ends(found: Sessions) -> Ints:
+    """The last millisecond in which another event would still have been of the session."""
+    return found.last + SESSION_GAP_MS - 1
+
+
+def _chosen(found: Sessions, mask: Flags) -> Sessions:
+    return Sessions(*(column[mask] for column in found))
+
+
+def _sessions(found: Sessions) -> dict[str, int]:
+    """How many sessions there are, and in all their events and their milliseconds from first to last event."""
+    length = int((found.last - found.first).sum())
+    return {"number": len(found.key), "events": int(found.events.sum()), "length_ms": length}
+
+
+def _users(actions: Columns) -> int:
+    return int((np.unique(actions["user"]) != ABSENT).sum())
 
 
 def _revenue(orders: Columns) -> dict[str, str]:
@@ -153,7 +202,7 @@ def _by_country(actions: Columns) -> dict[str, dict[str, Any]]:
 
 def _order_value(cents: Ints) -> dict[str, Any]:
     found = {name: quantile(cents, share) for name, share in _LATENCIES.items()}
-    mean = int(cents.sum()) / (100 * len(cents)) if len(cents) else None
+    mean = int(cents.sum()) / 100 / len(cents) if len(cents) else None
     return {"mean": mean} | {name: None if each is None else decimal_text(each) for name, each in found.items()}
 
 
@@ -191,22 +240,26 @@ def _alerts(orders: Columns, stock: Columns, requests: Columns) -> dict[str, lis
     )  # fmt: skip
     return {
         "card_velocity": [
-            {"user_id": user_id(user), "breached_at": at, "value": events}
-            for user, at, _, events in zip(*map(np.ndarray.tolist, cards), strict=True)
+            {"user_id": user_id(user), "breached_at": at, "until": until, "value": events}
+            for user, at, _, events, until in _rows(cards)
         ],
         "high_value": [
-            {"user_id": user_id(user), "breached_at": at, "value": decimal_text(cents)}
-            for user, at, cents, _ in zip(*map(np.ndarray.tolist, large), strict=True)
+            {"user_id": user_id(user), "breached_at": at, "until": until, "value": decimal_text(cents)}
+            for user, at, cents, _, until in _rows(large)
         ],
         "low_stock": [
-            {"product": product_id(product), "breached_at": at, "value": level}
-            for product, at, level in zip(*map(np.ndarray.tolist, low), strict=True)
+            {"product": product_id(product), "breached_at": at, "until": until, "value": level}
+            for product, at, level, _, until in _rows(low)
         ],
         "service_errors": [
-            {"service": SERVICES[service], "breached_at": at, "value": errors / events}
-            for service, at, errors, events in zip(*map(np.ndarray.tolist, ill), strict=True)
+            {"service": SERVICES[service], "breached_at": at, "until": until, "value": errors / events}
+            for service, at, errors, events, until in _rows(ill)
         ],
     }
+
+
+def _rows(found: Breaches) -> Iterator[tuple[int, ...]]:
+    return zip(*map(np.ndarray.tolist, found), strict=True)
 
 
 def _thousandth(value: int | None) -> float | None:

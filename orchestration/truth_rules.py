@@ -15,11 +15,24 @@ Judge = Callable[[Ints, Ints], Flags]
 
 
 class Breaches(NamedTuple):
-    """Where a condition began to hold: the key, the time (ms), and the sum and number of the events there."""
+    """Where a condition began to hold, and until which event it went on to; times in milliseconds.
+
+    `total` and `events` are the sum and number of the events when it began, of a level what it was then and 1.
+    """
 
     key: Ints
     at: Ints
     total: Ints
+    events: Ints
+    until: Ints
+
+
+class Sessions(NamedTuple):
+    """Sessions by key and time: the times of the first and the last event (ms), and how many events there are."""
+
+    key: Ints
+    first: Ints
+    last: Ints
     events: Ints
 
 
@@ -32,14 +45,14 @@ def quantile(values: Ints, share: str) -> int | None:
     return int(np.partition(values, rank - 1)[rank - 1])
 
 
-def session_ends(key: Ints, at: Ints, gap: int, longest: int) -> Ints:
-    """The time of the last event of each session.
+def sessions(key: Ints, at: Ints, gap: int, longest: int) -> Sessions:
+    """The sessions of each key.
 
     Events of a key less than `gap` apart share a session, but an event `longest` or more after the session's first
     begins another one. All in milliseconds.
     """
     if not len(at):
-        return at
+        return Sessions(key, at, at, at)
     order = np.lexsort((at, key))
     key, at = key[order], at[order]
     starts = np.flatnonzero(np.concatenate([[True], (np.diff(key) != 0) | (np.diff(at) >= gap)]))
@@ -50,8 +63,9 @@ def session_ends(key: Ints, at: Ints, gap: int, longest: int) -> Ints:
         while at[stop - 1] - at[first] >= longest:
             first += int(np.searchsorted(at[first:stop], at[first] + longest))
             cuts.append(first)
-    ends: Ints = at[np.sort(np.concatenate([stops, np.array(cuts, dtype=np.int64)])) - 1]
-    return ends
+    starts = np.sort(np.concatenate([starts, np.array(cuts, dtype=np.int64)]))
+    stops = np.append(starts[1:], len(at))
+    return Sessions(key[starts], at[starts], at[stops - 1], stops - starts)
 
 
 def breaches(key: Ints, at: Ints, amount: Ints, within: int, holds: Judge) -> Breaches:
@@ -70,11 +84,17 @@ def breaches(key: Ints, at: Ints, amount: Ints, within: int, holds: Judge) -> Br
     stop = np.append(first[1:], len(place))
     low = np.searchsorted(place, moments - within, side="right")
     now, before = stop - low, first - low
-    edge = holds(totals[stop] - totals[low], now)
-    edge &= ~(holds(totals[first] - totals[low], before) & (before > 0))
-    found = Breaches(key[first], at[first], totals[stop] - totals[low], now)
-    chosen = np.flatnonzero(edge)
-    chosen = chosen[np.lexsort((found.key[chosen], found.at[chosen]))]
+    met = holds(totals[stop] - totals[low], now)
+    held = holds(totals[first] - totals[low], before) & (before > 0)
+    return _edges(key[first], at[first], totals[stop] - totals[low], now, met, held)
+
+
+def _edges(key: Ints, at: Ints, total: Ints, events: Ints, met: Flags, held: Flags) -> Breaches:
+    """The moments, ordered by key and time, at which a condition is met that was not held just before."""
+    run = np.cumsum(~(met & held))
+    found = Breaches(key, at, total, events, at[np.searchsorted(run, run, side="right") - 1])
+    chosen = np.flatnonzero(met & ~held)
+    chosen = chosen[np.lexsort((key[chosen], at[chosen]))]
     return Breaches(*(column[chosen] for column in found))
 
 
@@ -89,13 +109,12 @@ class Levels(NamedTuple):
         """The last level of each key."""
         return dict(zip(self.key.tolist(), self.level.tolist(), strict=True))
 
-    def falls_below(self, limit: int) -> Levels:
+    def falls_below(self, limit: int) -> Breaches:
         """The times at which a level came to lie below a limit, ordered by time, then key."""
         below = self.level < limit
-        fresh = np.concatenate([[True], np.diff(self.key) != 0]) if len(below) else below
-        chosen = np.flatnonzero(below & (fresh | ~np.concatenate([[False], below[:-1]])[: len(below)]))
-        chosen = chosen[np.lexsort((self.key[chosen], self.at[chosen]))]
-        return Levels(self.key[chosen], self.at[chosen], self.level[chosen])
+        held = np.zeros_like(below)
+        held[1:] = below[:-1] & (np.diff(self.key) == 0)
+        return _edges(self.key, self.at, self.level, np.ones_like(self.level), below, held)
 
 
 def levels(key: Ints, at: Ints, counted: Ints, change: Ints) -> Levels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,16 @@ def by_day(columns: Columns, days: Iterable[int]) -> dict[int, Columns]:
     """The rows of each UTC day, by its number since the epoch."""
     day = columns["event_time"] // DAY_MS
     return {number: taken(columns, day == number) for number in days}
+
+
+def windows(columns: Columns, starts: range, size: int) -> Iterator[tuple[int, Columns]]:
+    """The rows of each window `[start, start + size)` that has any; milliseconds since the epoch."""
+    at = columns["event_time"]
+    near = taken(columns, (at >= starts[0]) & (at < starts[-1] + size))
+    for start in starts:
+        inside = (near["event_time"] >= start) & (near["event_time"] < start + size)
+        if inside.any():
+            yield start, taken(near, inside)
 
 
 def counts(values: Ints, names: Mapping[int, str] | tuple[str, ...]) -> dict[str, int]:

@@ -25,15 +25,21 @@ def ranked(values: Iterable[Any], share: str) -> Any:
 def rising(
     events: Sequence[Event], by: str, within: int, value: Callable[[list[Event]], Any], holds: Callable[[Any], bool]
 ) -> list[tuple[Any, int, Any]]:
-    """(key, time, value) of each breach, by time and key."""
+    """(key, time, value, time until which it goes on) of each breach, by time and key."""
     found = []
     for key in {event[by] for event in events}:
         own = [event for event in events if event[by] == key]
+        goes_on = False
         for t in sorted({event["ts"] for event in own}):
             now = [event for event in own if t - within < event["ts"] <= t]
             before = [event for event in now if event["ts"] < t]
-            if holds(value(now)) and not (before and holds(value(before))):
-                found.append((key, t, value(now)))
+            if not holds(value(now)):
+                goes_on = False
+            elif not (before and holds(value(before))):
+                goes_on = True
+                found.append((key, t, value(now), t))
+            elif goes_on:
+                found[-1] = (*found[-1][:3], t)
     return sorted(found, key=lambda each: (each[1], each[0]))
 
 
@@ -94,7 +100,7 @@ def shop_answers(events: list[Event]) -> dict[str, Any]:
         "orders": len(bought),
         "revenue": str(sum(bought, Decimal("0.00"))),
         "order_value": {
-            "mean": float(sum(bought) / len(bought)) if bought else None,
+            "mean": float(sum(bought)) / len(bought) if bought else None,
             **{name: None if not bought else str(ranked(bought, share)) for name, share in quantiles.items()},
         },
         "top_pages": [list(each) for each in sorted(pages.items(), key=lambda each: (-each[1], each[0].encode()))[:10]],
@@ -108,14 +114,48 @@ def shop_answers(events: list[Event]) -> dict[str, Any]:
     }
 
 
-def shop_sessions(events: list[Event]) -> list[str]:
-    """The day of each session."""
+def shop_sessions(events: list[Event]) -> list[tuple[str, list[int]]]:
+    """The user and the times of the events of each session, by user and time."""
     moments = defaultdict(list)
     for event in events:
         if "user_id" in event:
             moments[event["user_id"]].append(event["ts"])
-    found = [each for own in moments.values() for each in sessions(own, 30 * MINUTE_MS, DAY_MS)]
-    return [day_of(each[-1] + 30 * MINUTE_MS - 1) for each in found]
+    return [(user, each) for user, own in sorted(moments.items()) for each in sessions(own, 30 * MINUTE_MS, DAY_MS)]
+
+
+def last_moment(session: tuple[str, list[int]]) -> int:
+    return session[1][-1] + 30 * MINUTE_MS - 1
+
+
+def session_totals(found: list[tuple[str, list[int]]]) -> dict[str, int]:
+    return {
+        "number": len(found),
+        "events": sum(len(each) for _, each in found),
+        "length_ms": sum(each[-1] - each[0] for _, each in found),
+    }
+
+
+def shop_hour(events: list[Event], begin: int) -> dict[str, Any]:
+    """What the windows that begin within an hour say, each from its events alone."""
+    end = begin + 60 * MINUTE_MS
+    found: dict[str, list[Any]] = {"revenue_by_country": [], "top_pages": [], "distinct_users": []}
+    for start in range(begin, end, MINUTE_MS):
+        minute = shop_answers([event for event in events if start <= event["ts"] < start + MINUTE_MS])
+        five = [event for event in events if start <= event["ts"] < start + 5 * MINUTE_MS]
+        answers = shop_answers(five)
+        if minute["orders"]:
+            found["revenue_by_country"].append([start, minute["revenue_by_country"]])
+        if answers["top_pages"]:
+            found["top_pages"].append([start, answers["top_pages"]])
+        if five and start % (5 * MINUTE_MS) == 0:
+            found["distinct_users"].append([start, answers["distinct_users"]])
+    return found | {
+        "sessions": [
+            [user, each[0], each[-1] - each[0], len(each)]
+            for user, each in shop_sessions(events)
+            if begin <= last_moment((user, each)) < end
+        ]
+    }
 
 
 def shop_alerts(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
@@ -128,8 +168,8 @@ def shop_alerts(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
         above = True
         for t in sorted({event["ts"] for event in own}):
             stock = level(event for event in own if event["ts"] <= t)
-            if stock < 10 and above:
-                low.append((product, t, stock))
+            if stock < 10:
+                low = [*low, (product, t, stock, t)] if above else [*low[:-1], (*low[-1][:3], t)]
             above = stock >= 10
 
     def total(own: list[Event]) -> Decimal:
@@ -141,19 +181,19 @@ def shop_alerts(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
     found = {
         "card_velocity": ("user_id", rising(cards, "user_id", 2 * MINUTE_MS, len, lambda count: count > 3)),
         "high_value": ("user_id", [
-            (user, t, str(value))
-            for user, t, value in rising(bought, "user_id", 10 * MINUTE_MS, total, lambda value: value > 10_000)
+            (user, t, str(value), until)
+            for user, t, value, until in rising(bought, "user_id", 10 * MINUTE_MS, total, lambda value: value > 10_000)
         ]),
         "low_stock": ("product", sorted(low, key=lambda each: (each[1], int(each[0][1:])))),
         "service_errors": ("service", [
-            (service, t, value[1])
-            for service, t, value in rising(
+            (service, t, value[1], until)
+            for service, t, value, until in rising(
                 requests, "service", 5 * MINUTE_MS, share, lambda value: value[0] >= 20 and value[1] > 0.05
             )
         ]),
     }  # fmt: skip
     return {
-        name: [{by: key, "breached_at": at, "value": value} for key, at, value in raised]
+        name: [{by: key, "breached_at": at, "until": until, "value": value} for key, at, value, until in raised]
         for name, (by, raised) in found.items()
     }
 
@@ -162,7 +202,7 @@ def device_answers(events: list[Event]) -> dict[str, Any]:
     own: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         own[event["device"]].append(event)
-    devices = {}
+    devices, batteries = {}, {}
     for device, found in own.items():
         temperatures = [Decimal(event["temperature"]) for event in found]
         newest = max(event["ts"] for event in found)
@@ -170,14 +210,18 @@ def device_answers(events: list[Event]) -> dict[str, Any]:
             "site": found[0]["site"],
             "min": str(min(temperatures)),
             "max": str(max(temperatures)),
-            "mean": float(sum(temperatures) / len(temperatures)),
+            "mean": float(sum(temperatures)) / len(temperatures),
             "last": [event["temperature"] for event in found if event["ts"] == newest][-1],
         }
+        charges = [event["battery"] for event in found if "battery" in event]
+        if charges:
+            batteries[device] = min(charges)
     return {
         "events": len(events),
         "readings_by_site": dict(sorted(Counter(event["site"] for event in events).items())),
         "failures_by_site": dict(sorted(Counter(event["site"] for event in events if not event["ok"]).items())),
         "temperature_by_device": devices,
+        "lowest_battery_by_device": batteries,
     }
 
 
@@ -187,6 +231,7 @@ def device_alerts(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
     raised = rising(failed, "device", 10 * MINUTE_MS, len, lambda count: count > 3)
     return {
         "device_failing": [
-            {"device": device, "site": sites[device], "breached_at": at, "value": value} for device, at, value in raised
+            {"device": device, "site": sites[device], "breached_at": at, "until": until, "value": value}
+            for device, at, value, until in raised
         ]
     }

@@ -18,7 +18,7 @@ from slow_truth import Event, day_of
 from infra.catalog_file import load_catalog
 from orchestration import catalogs
 from orchestration.generator import GenerateOptions, Generation
-from orchestration.truth_rules import breaches, levels, quantile, session_ends
+from orchestration.truth_rules import breaches, levels, quantile, sessions
 
 CATALOGS = Path(catalogs.__path__[0])
 NOON = round(datetime(2025, 3, 5, 12, tzinfo=UTC).timestamp() * 1000)
@@ -65,15 +65,20 @@ def test_the_answers_of_every_day_and_of_all_days_are_those_of_plain_loops(sourc
     truth, found = made(source)
     answers, alerts = CASES[source]
     raised = alerts(found[reading])
-    sessions = Counter(slow_truth.shop_sessions(found[reading])) if source == "shop" else None
+    visits = slow_truth.shop_sessions(found[reading]) if source == "shop" else None
     for day, part in {"": truth["total"], **truth["by_day"]}.items():
         expected = answers([event for event in found[reading] if not day or day_of(event["ts"]) == day])
         expected["alerts"] = {
             name: [each for each in all_ if not day or day_of(each["breached_at"]) == day]
             for name, all_ in raised.items()
         }
-        if sessions is not None:
-            expected["sessions"] = sessions[day] if day else sessions.total()
+        if visits is not None:
+            expected["sessions"] = slow_truth.session_totals(
+                [each for each in visits if not day or day_of(slow_truth.last_moment(each)) == day]
+            )
+            if day:
+                midnight = round(datetime.fromisoformat(f"{day}T00:00Z").timestamp() * 1000)
+                expected["hour"] = slow_truth.shop_hour(found[reading], midnight - 1_800_000)
         assert part[reading] == expected
 
 
@@ -147,16 +152,22 @@ def test_some_devices_have_no_battery_and_the_others_have_one() -> None:
     assert all(10 <= event["battery"] <= 100 for event in events if "battery" in event)
 
 
+def test_the_hour_around_a_midnight_has_windows_of_every_sort_and_sessions() -> None:
+    _, *later = made("shop")[0]["by_day"].values()
+    assert all(all(day[reading]["hour"].values()) for day in later for reading in READINGS)
+
+
 def test_sessions_are_cut_at_the_gap_and_greedily_at_their_greatest_length() -> None:
     rng = np.random.default_rng(1)
     for turn in range(50):
         key, at = rng.integers(0, 3, 200), rng.integers(0, 600 + 40 * turn, 200)
         expected = [
-            each[-1]
+            (number, each[0], each[-1], len(each))
             for number in range(3)
             for each in slow_truth.sessions(at[key == number].tolist(), gap=12, longest=60)
         ]
-        assert sorted(session_ends(key, at, 12, 60).tolist()) == sorted(expected)
+        found = sessions(key, at, 12, 60)
+        assert list(zip(*map(np.ndarray.tolist, found), strict=True)) == expected
 
 
 def test_breaches_are_rising_edges_also_where_events_share_a_millisecond() -> None:
@@ -170,7 +181,8 @@ def test_breaches_are_rising_edges_also_where_events_share_a_millisecond() -> No
         expected = slow_truth.rising(
             events, "key", 20, lambda own: sum(event["n"] for event in own), lambda total: total > 25
         )
-        assert list(zip(*map(np.ndarray.tolist, found[:3]), strict=True)) == expected
+        columns = (found.key, found.at, found.total, found.until)
+        assert list(zip(*map(np.ndarray.tolist, columns), strict=True)) == expected
         assert expected
 
 
@@ -184,7 +196,8 @@ def test_a_level_is_the_last_count_and_the_changes_since_those_of_its_millisecon
         (1, 10, 5), (1, 20, 57), (1, 30, 59), (2, 5, -4), (2, 6, -3),
     ]  # fmt: skip
     assert found.last() == {1: 59, 2: -3}
-    assert found.falls_below(10).at.tolist() == [5, 10]
+    low = found.falls_below(10)
+    assert (low.at.tolist(), low.until.tolist()) == ([5, 10], [6, 10])
 
 
 @pytest.mark.parametrize(("share", "expected"), [("0", 1), ("0.5", 2), ("0.51", 3), ("0.95", 4), ("1", 4)])
