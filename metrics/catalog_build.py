@@ -171,9 +171,6 @@ class _Builder:
                 self._problem(path, "fields differ by more than the case of their letters", field.name, hint)
             if field.scale and field.type != "decimal":
                 self._problem((*path, "scale"), "only a decimal has a scale", field.scale, "remove it")
-            if field.default is not None and not _default_fits(field):
-                rule = f"the default must be of the field's type, {field.type}"
-                self._problem((*path, "default"), rule, field.default, "correct it, or declare the field otherwise")
 
     def _metric(self, part: CatalogPart, name: str, metric: MetricPart) -> Metric | None:
         before = len(self._problems)
