@@ -1,7 +1,8 @@
 """Every setting of Lockstep, read once from the environment and frozen.
 
-A setting `x` is the environment variable `LOCKSTEP_X`. Nothing else in the project reads the environment for
-configuration, so a printed `Settings` says everything that differs between two machines.
+A setting `x` is the environment variable `LOCKSTEP_X`. A printed `Settings` says everything of Lockstep's own that
+differs between two machines. `LOCKSTEP_CATALOG` is no setting: it is another way to write `--catalog`, what to compute
+and not where, which the command line and Dagster's code location read.
 """
 
 import re
