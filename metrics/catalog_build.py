@@ -14,7 +14,7 @@ from metrics.aggregation_text import parse_aggregation
 from metrics.alert import Alert, check_when, parse_when
 from metrics.catalog import MOST_DIMENSIONS, Catalog, CatalogError, Field, Lookup, Metric, Path, Problem, RatioMetric
 from metrics.catalog_lookups import lookup_problems
-from metrics.catalog_names import name_problems, topic_problems
+from metrics.catalog_names import name_problems, topic_name_problems, topic_problems
 from metrics.catalog_parts import NAME_RULE, AlertPart, CatalogPart, FieldPart, MetricPart
 from metrics.catalog_words import in_words, known_names
 from metrics.event import INTEGER_DIGITS, DeadLetterError, default_of
@@ -87,9 +87,12 @@ class _Builder:
         alerts = [self._alert(part, name, alert, metrics) for name, alert in part.alerts.items()]
         grains = {one.name: one.grains for one in (*metrics.values(), *ratios) if one is not None}
         topics = {alert.name: alert.topic for alert in alerts if alert is not None}
+        of_lookups = {name: one.topic for name, one in part.lookups.items()}
+        of_alerts = {name: one.topic for name, one in part.alerts.items() if one.topic is not None}
         for problem in (
             *name_problems((n for n, m in part.metrics.items() if m.ratio is None), grains, part.lookups),
-            *topic_problems(topics, part.topic, {name: one.topic for name, one in part.lookups.items()}),
+            *topic_name_problems(part.topic, of_lookups, of_alerts),
+            *topic_problems(topics, part.topic, of_lookups),
         ):
             self._problem(*problem)
         if self._problems:

@@ -21,6 +21,7 @@ LAYERS = ("speed", "expected", "batch")
 _VIEWS = ("", "__speed", "__batch")
 _OF_VERSION = re.compile(r"__[0-9a-f]{8}(_|$)")
 _RULE = "a metric's tables and views have names of their own"
+_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
 def name_problems(
@@ -53,6 +54,27 @@ def name_problems(
             if clash := next((view for view in views if view in taken), None):
                 yield path, _RULE, metric, f"rename it; its view `{clash}` would be {taken[clash]}"
             taken |= {view: f"a view of metric `{metric}`" for view in views if view not in taken}
+
+
+def topic_name_problems(
+    topic: str, lookups: Mapping[str, str], alerts: Mapping[str, str]
+) -> Iterator[tuple[Path, str, object, str]]:
+    """Path, rule, value and way out of topics that Kafka would not create.
+
+    Args:
+        topic: Of the catalog's events.
+        lookups: The topic of each lookup, by name.
+        alerts: The topic of each alert that names one, by name.
+    """
+    rule = "a topic's name is 1 to 249 letters, digits, ., _ and -, and not . or .."
+    named: list[tuple[Path, str]] = [(("topic",), topic)]
+    named += [(("lookups", name, "topic"), own) for name, own in lookups.items()]
+    named += [(("alerts", name, "topic"), own) for name, own in alerts.items()]
+    for path, name in named:
+        if not _TOPIC.fullmatch(name):
+            yield path, rule, name, "write for example events.shop.v1"
+    if _TOPIC.fullmatch(topic) and not _TOPIC.fullmatch(f"{topic}.late"):
+        yield ("topic",), rule, f"{topic}.late", "shorten `topic`; this is where its late events go"
 
 
 def topic_problems(
