@@ -27,6 +27,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _DURATION = re.compile(r"(-?\d+)(ms|s|m|h|d)")
 _MOST_DIGITS = 20
+_SIGN = re.compile(r"[+-](?=\d)")
 
 
 def parse_duration(text: str) -> timedelta:
@@ -182,7 +183,8 @@ class CalendarWindow:
     @property
     def grain(self) -> str:
         """The name of the grain in views and queries, for example ``day_europe_berlin``."""
-        return re.sub(r"[^a-z0-9]+", "_", f"{self.unit}_{self.zone}".lower()).strip("_")
+        zone = _SIGN.sub(lambda sign: {"+": "_plus_", "-": "_minus_"}[sign[0]], self.zone)
+        return re.sub(r"[^a-z0-9]+", "_", f"{self.unit}_{zone}".lower()).strip("_")
 
     @property
     def slice_limits(self) -> tuple[timedelta, ...]:

@@ -1,9 +1,11 @@
 import re
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import available_timezones
 
 import pytest
 
 from metrics.window import (
+    CalendarWindow,
     SessionWindow,
     TumblingWindow,
     Window,
@@ -59,7 +61,8 @@ def test_slices_divide_every_window_and_are_at_most_an_hour(sizes: list[str], wi
         ("sliding 5m every 90s", "5m_every_90s", "30s"),
         ("day Europe/Berlin", "day_europe_berlin", "15m"),
         ("week America/New_York", "week_america_new_york", "15m"),
-        ("month Etc/GMT+3", "month_etc_gmt_3", "15m"),
+        ("month Etc/GMT+3", "month_etc_gmt_plus_3", "15m"),
+        ("day America/Port-au-Prince", "day_america_port_au_prince", "15m"),
         ("global", "global", "1h"),
     ],
 )
@@ -69,6 +72,11 @@ def test_a_window_has_a_grain_and_a_width_of_slices(text: str, grain: str, width
     assert not isinstance(window, SessionWindow)
     assert slice_width([window]) == parse_duration(width)
     assert parse_window(str(window)) == window
+
+
+def test_each_time_zone_has_a_grain_of_its_own() -> None:
+    zones = available_timezones()
+    assert len({CalendarWindow("day", zone).grain for zone in zones}) == len(zones)
 
 
 def test_a_session_has_a_gap_and_a_maximum_length() -> None:
