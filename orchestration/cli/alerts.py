@@ -12,6 +12,7 @@ from orchestration.cli.common import (
     JsonOption,
     SourceOption,
     UserError,
+    counted,
     load,
     out,
     print_json,
@@ -74,7 +75,7 @@ def _require_table(client: Client, database: str, source: str) -> None:
 
 def table_of(found: list[tuple[str, Raised]], *, several: bool) -> Table:
     """Alerts as a table, with their source where there are several."""
-    table = Table(title=f"{len(found):,} alerts", title_justify="left")
+    table = Table(title=counted(len(found), "alert"), title_justify="left")
     for heading in ("breached", *(["source"] if several else []), "alert", "key"):
         table.add_column(heading)
     for heading in ("value", "threshold"):

@@ -18,6 +18,7 @@ from orchestration.cli.common import (
     JsonOption,
     SourceOption,
     UserError,
+    counted,
     err,
     load,
     out,
@@ -116,8 +117,8 @@ def _show(catalog: Catalog) -> None:
             f"alert {alert.name}", escape(alert.when), alert.where or "", ", ".join(alert.by), "", alert.alert_version
         )
     out.print(table)
-    alerts = f", {len(catalog.alerts)} alerts" if catalog.alerts else ""
-    out.print(f"[green]ok[/]: {len(catalog.shown)} metrics{alerts}, catalog version {catalog.version}")
+    alerts = f", {counted(len(catalog.alerts), 'alert')}" if catalog.alerts else ""
+    out.print(f"[green]ok[/]: {counted(len(catalog.shown), 'metric')}{alerts}, catalog version {catalog.version}")
 
 
 def _show_changes(changes: tuple[Change, ...]) -> None:

@@ -198,6 +198,11 @@ def vars_of(problem: Any) -> dict[str, Any]:  # noqa: ANN401 - any frozen proble
     return {name: getattr(problem, name) for name in ("file", "line", "rule", "value", "hint")}
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: `1 alert`, `1,024 alerts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 _OURS = ("metrics", "infra", "serving", "speed_layer", "batch_layer", "reconciliation", "orchestration")
 _UNREACHABLE = {
     ("clickhouse_connect", "ClickHouseError"): "ClickHouse",
