@@ -28,6 +28,7 @@ BENCHES = {
     "speed": "events a second that the speed layer drains from a backlog into ClickHouse",
     "sketches": "error and size of the sketches beside Apache DataSketches",
 }
+EVENTS = 2_000_000
 _PORTS = range(20_000, 30_000)
 GIB = 1024**3
 
@@ -39,12 +40,18 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     name: Annotated[str, typer.Argument(help="; ".join(f"{name}: {text}" for name, text in BENCHES.items()))] = "speed",
-    events: Annotated[int, typer.Option(min=1_000, help="Events in the backlog.")] = 2_000_000,
+    events: Annotated[
+        int | None,
+        typer.Option(min=1_000, help="Events in the backlog; of `bench speed` alone.", show_default=f"{EVENTS:,}"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure on engines of its own, on free ports, which are stopped again. A missed target is exit code 1."""
     if name not in BENCHES:
         msg = f"there is no bench `{name}`. there are: {', '.join(BENCHES)}"
+        raise UserError(msg)
+    if events is not None and name != "speed":
+        msg = f"only `bench speed` has a number of events; got --events {events} for `{name}`. leave it out"
         raise UserError(msg)
     if name == "sketches":
         from orchestration import sketch_bench  # noqa: PLC0415 - it brings a database engine into the process
@@ -61,6 +68,7 @@ def bench(
     if status(settings()):
         err.print("[yellow]the local stack is up and shares the cores[/]; `lockstep down` first, for the machine alone")
     where = apart(settings())
+    events = events or EVENTS
     try:
         with err.status("starting engines") as line:
             services.start(where, services.engines(where), line.update)

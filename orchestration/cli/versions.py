@@ -77,7 +77,14 @@ def adopt(catalog: CatalogOption = None, source: SourceOption = None, as_json: J
 
 def switch(
     metrics: Annotated[list[str] | None, typer.Argument(help="Metrics.", show_default="all that wait")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Although days are lacking.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Although the batch layer lacks days of the new version. For these its speed layer's provisional "
+            "values are shown, and no row where that has none.",
+        ),
+    ] = False,
     catalog: CatalogOption = None,
     source: SourceOption = None,
     as_json: JsonOption = False,
