@@ -12,6 +12,12 @@ from metrics import sketch
 from metrics.aggregation import Aggregation, Presented, clickhouse_type
 from metrics.state import StateColumn, collect_maps, map_dtype
 
+_EXACT_BELOW = 2**50
+"""Of values of fewer units than this, none is rounded across a bucket's edge when it becomes a float."""
+
+_ROUNDING = 2.0**-50
+"""By how much, relative to itself, a float may differ at most from the integer or decimal that it was made of."""
+
 
 @dataclass(frozen=True)
 class Distinct(Aggregation):
@@ -92,13 +98,29 @@ class Quantile(Aggregation):
         middle, low, high = sketch.quantile_sql("buckets", self.quantile)
         if self.type.kind == "float":
             return Presented(middle, low, high)
-        scale = self.type.scale
-        kind = self.value_type
-        # 14 digits are what a float of this size has for certain; a bound must not lose the value to the last ones
-        low, high = f"floor({low}, {scale})", f"ceil({high}, {scale})"
+        # a large value may have been rounded into the next bucket when it became a float
+        margin = f"if(abs(u) < {_EXACT_BELOW}, 0, abs(u) * {_ROUNDING})"
         return Presented(
-            *(f"accurateCastOrNull({text}, '{kind}')" for text in (f"round({middle}, {scale})", low, high))
+            self._of_type(middle, "round(u)"),
+            self._of_type(low, f"floor(u - {margin})"),
+            self._of_type(high, f"ceil(u + {margin})"),
         )
+
+    def _of_type(self, text: str, rounded: str) -> str:
+        """A float as a value of the argument's type, the nearest there is where it lies beyond the type's range.
+
+        Args:
+            text: SQL of an edge or a middle: it has so few bits that it is exact in the last decimals, too.
+            rounded: SQL that makes a whole number of `u`, which is the float in units of the type's last decimal.
+        """
+        scale = self.type.scale
+        if self.type.kind == "int":
+            least, greatest = (f"toInt64('{limit}')" for limit in (-(2**63), 2**63 - 1))
+            value = f"if(n >= {2.0**63!r}, {greatest}, if(n < {-(2.0**63)!r}, {least}, toInt64(n)))"
+        else:
+            unit = f"{10**-scale:.{scale}f}"
+            value = f"CAST(toDecimal256(n, 0) * toDecimal128('{unit}', {scale}), 'Nullable({self.value_type})')"
+        return f"arrayMap(n -> {value}, arrayMap(u -> {rounded}, [{text} * {10.0**scale!r}]))[1]"
 
     def items_sql(self) -> str:
         """Walks up the sorted values to the rank."""

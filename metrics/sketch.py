@@ -15,7 +15,7 @@ PRECISION = 12
 REGISTERS = 1 << PRECISION
 STANDARD_ERROR = 1.04 / REGISTERS**0.5
 BOUND_SIGMAS = 3
-"""Bounds of a distinct count lie this many standard errors away: they hold in 99.7 % of windows."""
+"""Bounds of a distinct count lie this many standard errors away: they hold in at least 99.7 % of windows."""
 
 _REST_BITS = 64 - PRECISION
 

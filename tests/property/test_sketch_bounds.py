@@ -3,14 +3,17 @@
 import json
 import math
 import random
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from chdb.session import Session
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metrics import sketch
+from metrics.aggregation import polars_type
 from metrics.by_value import Quantile
 from metrics.expression import Expression, FieldType
 
@@ -78,6 +81,52 @@ def test_a_quantile_is_within_its_bounds_and_its_relative_error_always(
     truth = sorted(values)[rank - 1]
     assert lower <= truth <= upper
     assert abs(value - truth) <= sketch.RELATIVE_ERROR * abs(truth) * (1 + 1e-12)
+
+
+LARGEST = 10**18
+"""A decimal is smaller."""
+
+
+@st.composite
+def exact_values(draw: st.DrawFn) -> tuple[FieldType, list[int]]:
+    """An int or decimal type, and values in units of its last decimal: of all sizes, and beside the buckets' edges."""
+    kind = draw(st.sampled_from([FieldType("int"), *(FieldType("decimal", scale) for scale in (0, 2, 6, 18))]))
+    unit = 10**kind.scale
+    low, high = (-(2**63), 2**63 - 1) if kind.kind == "int" else (1 - LARGEST * unit, LARGEST * unit - 1)
+
+    def beside(edge: tuple[int, int, int, int]) -> int:
+        power, part, away, sign = edge
+        return max(low, min(high, sign * ((64 + part) * unit * 2**power // 64 + away)))
+
+    edges = st.tuples(st.integers(0, 63), st.integers(0, 64), st.integers(-3, 3), st.sampled_from([-1, 1])).map(beside)
+    return kind, draw(st.lists(st.integers(low, high) | st.integers(-300, 300) | edges, min_size=1, max_size=20))
+
+
+@settings(max_examples=150, deadline=None)
+@given(exact_values(), st.sampled_from(["0", "0.5", "0.95", "1"]))
+@example((FieldType("decimal", 2), [7205759403792793599]), "0.5")
+@example((FieldType("decimal", 2), [29]), "0.5")
+@example((FieldType("int"), [2**63 - 1]), "0.5")
+@example((FieldType("int"), [-(2**63)]), "0.5")
+def test_a_quantile_of_exact_values_is_within_its_bounds_however_large_they_are(
+    engine: Session, typed: tuple[FieldType, list[int]], quantile: str
+) -> None:
+    kind, units = typed
+    values = sorted(one if kind.kind == "int" else Decimal(f"{one}E-{kind.scale}") for one in units)
+    agg = Quantile((Expression("x", {"x": kind}),), quantile)
+    events = pl.DataFrame({"argument": pl.Series(values, dtype=polars_type(kind))}).with_columns(group=pl.lit(0))
+    ((buckets,),) = agg.prepare(events, ["group"]).select("buckets").rows()
+    entries = ", ".join(f"{entry['key']}, {entry['value']}" for entry in buckets)
+    shown = agg.present_sql()
+    ((value, lower, upper),) = answer(
+        engine,
+        f"SELECT {', '.join(f'toString({text})' for text in (shown.value, shown.lower, shown.upper))}"
+        f" FROM (SELECT CAST(map({entries}), 'Map(Int32, UInt64)') AS buckets)",
+    )
+    truth = Decimal(values[max(1, math.ceil(len(values) * int(float(quantile) * 1000) / 1000)) - 1])
+    assert Decimal(lower) <= truth <= Decimal(upper)
+    allowed = Decimal(sketch.RELATIVE_ERROR) * abs(truth) * Decimal("1.000000000001")
+    assert abs(Decimal(value) - truth) <= allowed + Decimal(f"0.5E-{kind.scale}")
 
 
 def answer(engine: Session, sql: str) -> list[list[float]]:
