@@ -47,7 +47,7 @@ def _paired(metric: Metric, database: str) -> str:
     }
     union = "\nUNION ALL\n".join(f"SELECT '{side}' AS side, * FROM ({rows})" for side, rows in sides.items())
     loose = [index for index, column in enumerate(metric.agg.state) if column.tolerance is not None]
-    same = ["in_speed = 1", "in_expected = 1", "min(u.digest) = max(u.digest)", *(_within(index) for index in loose)]
+    same = ["in_speed = 1", "in_expected = 1", "min(u.digest) = max(u.digest)", *(within(index) for index in loose)]
     shown = {"events": "events", **({"length": "length_ms"} if metric.session else {})}
     shown |= {f"s{index}": f"s{index}" for index in range(len(metric.agg.state))}
     paired = [
@@ -87,10 +87,15 @@ def _span(metric: Metric) -> list[str]:
     return ["r.slice_start AS slice_start", f"r.slice_start + toIntervalMillisecond({width}) AS slice_end"]
 
 
-def _within(index: int) -> str:
-    """Whether the two sides of a column of floats lie as near as its tolerance says; equal infinities do."""
+def within(index: int) -> str:
+    """Whether the two sides of a column of floats lie as near as its tolerance says.
+
+    Where a sum has overflowed there is no such tolerance, and they must be equal; infinities and NaN are to themselves.
+    """
     speed, expected = (f"anyIf(u.f{index}, u.side = '{side}')" for side in ("speed", "expected"))
-    return f"({speed} = {expected} OR abs({speed} - {expected}) <= anyIf(u.t{index}, u.side = 'expected'))"
+    tolerance = f"anyIf(u.t{index}, u.side = 'expected')"
+    same = f"{speed} = {expected} OR isNaN({speed}) AND isNaN({expected})"
+    return f"({same} OR isFinite({tolerance}) AND abs({speed} - {expected}) <= {tolerance})"
 
 
 def _canonical(column: StateColumn) -> str:

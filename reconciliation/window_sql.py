@@ -132,7 +132,8 @@ def _windows(metric: ShownMetric, grain: str, database: str) -> str:
         "maxIf(r.lower_bound, r.reading = 'expected') AS lower_bound",
         "maxIf(r.upper_bound, r.reading = 'expected') AS upper_bound",
         "max(r.length_ms) AS length_ms",
-        f"{FLOAT_TOLERANCE} * max(r.magnitude) AS tolerance",
+        # an infinite tolerance, of terms whose sum has overflowed, would make all readings alike
+        f"{FLOAT_TOLERANCE} * maxIf(r.magnitude, isFinite(r.magnitude)) AS tolerance",
     ]
     group = ", ".join(["r.window_start", *(f"r.{name}" for name in _named(metric)), "r.item"])
     ends = "v.window_end" if metric.session else "least(v.window_end, fromUnixTimestamp64Milli({end:Int64}, 'UTC'))"

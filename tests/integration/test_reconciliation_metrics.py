@@ -172,6 +172,21 @@ def test_sums_of_floats_may_differ_by_rounding_and_by_no_more(seed, run, client)
     assert {name for name, number in wrong.items() if number} == set(loose)
 
 
+def test_a_magnitude_that_overflowed_hides_no_residual(seed, run, client):
+    log = make_log(events=300)
+    seed.batch(log)
+    seed.speed(log)
+    always = "WHERE true SETTINGS mutations_sync = 1"
+    for table in ("speed_weights", "expected_weights", "batch_weights"):
+        client.command(f"ALTER TABLE {seed.database}.{table} UPDATE magnitude = inf {always}")
+    assert residuals(run())["weights"] == 0
+    client.command(f"ALTER TABLE {seed.database}.speed_weights UPDATE total = 7 {always}")
+    result = run()
+    slices = of(result, "weights").slices.comparison
+    assert slices.residual + slices.not_yet_closed == slices.compared > slices.not_yet_closed
+    assert grain(result, "weights", "1h").changed_by["residual"] == slices.residual
+
+
 def test_a_late_event_shows_in_sessions_lists_means_and_last_values(seed, run):
     ann = {"user_id": "ann", "country": "DE"}
     log = log_of(
