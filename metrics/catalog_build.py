@@ -20,6 +20,7 @@ from metrics.catalog_words import in_words, known_names
 from metrics.event import INTEGER_DIGITS, DeadLetterError, default_of
 from metrics.expression import Condition, Expression, FieldType
 from metrics.hashing import digest
+from metrics.totals import check_total
 from metrics.window import AnyWindow, SessionWindow, format_duration, parse_window, slice_width
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -184,6 +185,8 @@ class _Builder:
         else:
             with self._refusals((*path, "agg"), metric.agg):
                 agg = parse_aggregation(metric.agg, self._types)
+                for argument in agg.arguments if agg.name in {"sum", "mean", "level"} else ():
+                    check_total(agg.name, argument)
         condition = self._condition((*path, "where"), metric.where)
         self._check_dimensions((*path, "by"), metric.by)
         windows = self._windows(path, metric.window, needed=True)
@@ -324,6 +327,7 @@ class _Builder:
                     self._problem(
                         (*path, "when"), "an alert's sum is of an int or a decimal", argument, "name such a field"
                     )
+                check_total("an alert's sum", compiled)
         elif value == "share":
             compiled = self._condition((*path, "when"), argument)
         elif value != "count":

@@ -21,7 +21,7 @@ FURTHEST_AHEAD_MS = milliseconds(parse_duration("5m"))
 
 LATEST_EVENT_TIME = to_epoch_ms(datetime(2200, 1, 1, tzinfo=UTC))
 INTEGER_DIGITS = 18
-"""Digits that a decimal may have before its point: sums of 10**18 such values stay exact."""
+"""Digits that a decimal may have before its point; `metrics.totals` says how many such values add up exactly."""
 
 LARGEST_FLOAT = 1e100
 """The greatest magnitude of a float: sums of 10**18 such values, and of their squares, stay finite."""

@@ -6,10 +6,35 @@ from dataclasses import dataclass
 import polars as pl
 
 from metrics.aggregation import DECIMAL_DIGITS, Aggregation, Presented, clickhouse_type, polars_type
+from metrics.expression import Expression
 from metrics.state import StateColumn
 
 FLOAT_TOLERANCE = 1e-9
 """What float sums of the same events may differ by, relative to the sum of their magnitudes."""
+
+MOST_VALUES_DIGITS = 11
+_VALUE_DIGITS = 19
+GREATEST_TOTAL_SCALE = DECIMAL_DIGITS - _VALUE_DIGITS - MOST_VALUES_DIGITS
+"""Decimals that a total may have: beside them its 38 digits hold 10**11 integers of 64 bits, the greatest values."""
+
+
+def check_total(name: str, argument: Expression) -> None:
+    """Checks that a total of an argument cannot outgrow its 38 digits.
+
+    Args:
+        name: Of what adds it up, for the message.
+        argument: What is added up.
+
+    Raises:
+        ValueError: It has too many decimals.
+    """
+    if argument.type.scale > GREATEST_TOTAL_SCALE:
+        msg = (
+            f"{name} adds up at most {GREATEST_TOTAL_SCALE} decimals, so that 10^{MOST_VALUES_DIGITS} values fit the "
+            f"{DECIMAL_DIGITS} digits of a total; got {argument.type.scale} of `{argument.canonical}`. "
+            "declare its fields with a smaller scale, or as int in a smaller unit"
+        )
+        raise ValueError(msg)
 
 
 def _when(taken: str, value: str) -> str:
@@ -84,7 +109,7 @@ class _Total(Aggregation):
 
 @dataclass(frozen=True)
 class Sum(_Total):
-    """The sum of a number; NULL adds nothing. Integers and decimals are added up exactly, in 38 digits."""
+    """The sum of a number; NULL adds nothing. Exact for integers, and for decimals of a scale up to 8."""
 
     name = "sum"
 

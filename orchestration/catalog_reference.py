@@ -16,6 +16,7 @@ from metrics.aggregation import Aggregation
 from metrics.aggregation_text import parse_aggregation
 from metrics.expression import FieldType
 from metrics.sketch import BOUND_SIGMAS, REGISTERS, STANDARD_ERROR
+from metrics.totals import GREATEST_TOTAL_SCALE, MOST_VALUES_DIGITS
 from metrics.window import format_duration, parse_window
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,6 +77,8 @@ def reference() -> str:
         registers=f"{REGISTERS:,}",
         standard_error=f"{STANDARD_ERROR:.1%}",
         sigmas=BOUND_SIGMAS,
+        total_scale=GREATEST_TOTAL_SCALE,
+        most_values=f"{10**MOST_VALUES_DIGITS:,}",
     )
 
 
