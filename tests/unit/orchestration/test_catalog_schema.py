@@ -1,4 +1,4 @@
-"""The JSON Schema takes what the typed model takes, and refuses what it refuses."""
+"""The JSON Schema takes what the typed model takes, and refuses the shapes that it refuses."""
 
 import json
 import re
@@ -24,6 +24,9 @@ GOOD = [
 ]
 BAD = sorted((ROOT / "tests" / "data" / "bad_catalogs").glob("*.yaml"))
 NO_MAPPING = {"a_list", "not_yaml"}
+OF_A_TEXT = "value_error"
+"""What the model finds wrong with what a text says; the schema may know no pattern for it."""
+
 STRICTER = {"negative_lateness"}
 """What the schema refuses already and the model leaves to a rule."""
 
@@ -39,12 +42,13 @@ def faults(catalog: object, schema: dict[str, Any] = SCHEMA) -> list[str]:
     return [error.message for error in Draft202012Validator(schema).iter_errors(catalog)]
 
 
-def is_of_the_model(catalog: object) -> bool:
+def refusals(catalog: object) -> list[str]:
+    """The kinds of errors that the model finds."""
     try:
         CatalogPart.model_validate(catalog)
-    except ValidationError:
-        return False
-    return True
+    except ValidationError as error:
+        return [one["type"] for one in error.errors()]
+    return []
 
 
 def test_the_schema_is_one() -> None:
@@ -59,14 +63,18 @@ def test_the_catalogs_that_ship_and_those_in_the_docs_are_valid(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", [path for path in BAD if path.stem not in NO_MAPPING], ids=lambda path: path.stem)
-def test_a_bad_catalog_is_invalid_where_the_model_refuses_it(path: Path) -> None:
+def test_a_bad_catalog_is_invalid_where_the_model_refuses_its_shape(path: Path) -> None:
     (catalog,) = catalogs(path)
-    assert (faults(catalog) == []) is (is_of_the_model(catalog) and path.stem not in STRICTER)
+    found = refusals(catalog)
+    if set(found) - {OF_A_TEXT}:
+        assert faults(catalog)
+    elif not found:
+        assert bool(faults(catalog)) is (path.stem in STRICTER)
 
 
-def test_many_bad_catalogs_are_such_that_the_model_refuses_them() -> None:
-    refused = [path for path in BAD if path.stem not in NO_MAPPING and not is_of_the_model(*catalogs(path))]
-    assert len(refused) > 20
+def test_many_bad_catalogs_are_such_that_the_model_refuses_their_shape() -> None:
+    found = [refusals(*catalogs(path)) for path in BAD if path.stem not in NO_MAPPING]
+    assert sum(bool(set(kinds) - {OF_A_TEXT}) for kinds in found) > 20
 
 
 @pytest.mark.parametrize("part", Part.__subclasses__())
@@ -109,7 +117,7 @@ def test_short_and_long_forms_of_a_value_are_valid_and_other_ones_are_not(
     for form in forms:
         mapping[place[-1]] = form
         assert faults(catalog) == []
-        assert is_of_the_model(catalog)
+        assert not refusals(catalog)
     mapping[place[-1]] = [[]]
     assert faults(catalog)
-    assert not is_of_the_model(catalog)
+    assert refusals(catalog)
