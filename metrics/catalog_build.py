@@ -61,6 +61,7 @@ class _Builder:
         self._types: dict[str, FieldType] = {}
 
     def build(self, tree: Any) -> Catalog:  # noqa: ANN401
+        self._check_texts(tree)
         try:
             part = CatalogPart.model_validate(tree)
         except ValidationError as error:
@@ -118,6 +119,14 @@ class _Builder:
             tuple(part.metrics),
             self._lookups,
         )
+
+    def _check_texts(self, tree: Any) -> None:  # noqa: ANN401
+        for path, text in _texts(tree):
+            if _printable(text) != text:
+                hint = r"write the character itself; of two \u escapes JSON makes one character, YAML does not"
+                self._problem(path, "a text is of characters that UTF-8 can encode", text, hint)
+        if self._problems:
+            raise CatalogError(self._problems)
 
     def _read_fields(self, within: Path, parts: Mapping[str, FieldPart]) -> dict[str, Field]:
         fields = {name: Field(name, f.type, f.scale, f.default, f.required) for name, f in parts.items()}
@@ -423,7 +432,26 @@ class _Builder:
         while known and known not in self._lines:
             known = known[:-1]
         shown = format_duration(value) if isinstance(value, timedelta) else str(value)
-        self._problems.append(Problem(self._file, self._lines.get(known, 1), rule, shown, hint))
+        texts = map(_printable, (rule, shown, hint))
+        self._problems.append(Problem(self._file, self._lines.get(known, 1), *texts))
+
+
+def _texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:  # noqa: ANN401
+    """The texts among the values of a file, keys too, each with its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key), str(key)
+            yield from _texts(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, (*path, index))
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what UTF-8 cannot encode: halves of a surrogate pair."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _taken_by(field: Field) -> str:
