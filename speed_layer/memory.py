@@ -7,6 +7,9 @@ import polars as pl
 
 LARGEST_MEMORY_BYTES = 512 << 20
 
+_MOST_CHUNKS = 64
+"""Parts of a frame that grows by one with each bundle: of thousands, every operation goes through each."""
+
 
 class Memory:
     """The last used states by key, each with the token of the history it is of.
@@ -32,6 +35,8 @@ class Memory:
 
     def put(self, key: str, token: bytes, frame: pl.DataFrame) -> None:
         """Keeps a key's states."""
+        if frame.n_chunks() > _MOST_CHUNKS:
+            frame = frame.rechunk()
         size = int(frame.estimated_size()) + 1000
         with self._lock:
             self._discard(key)

@@ -44,3 +44,15 @@ def test_what_is_dropped_is_gone() -> None:
     memory.drop("key")
 
     assert memory.get("key", b"t") is None
+
+
+def test_a_state_that_grows_bit_by_bit_stays_in_few_parts() -> None:
+    memory = Memory()
+    memory.put("key", b"t", SMALL)
+    for _ in range(1000):
+        state = memory.get("key", b"t")
+        assert state is not None
+        memory.put("key", b"t", pl.concat([state, SMALL]))
+
+    assert state["a"].to_list() == [1] * 1000
+    assert state.n_chunks() <= 65
