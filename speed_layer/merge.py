@@ -3,8 +3,9 @@
 Keyed state holds what was folded, as a list of Arrow batches that is appended to and now and then rewritten as one.
 What is merged already stays in memory as well, so that a bundle costs a few columnar operations per group, however many
 keys it touched, and the state is read back only after a failure or a move. A token in the state tells whether the
-memory is of the same history. Of sessions the state holds instants, and what is published are the rows that a bundle
-changes; see `speed_layer.sessions`.
+memory is of the same history. Of sessions state and memory hold the same instants, merged only where a bundle touches
+their session keys and when the state is rewritten; what is published are the rows that a bundle changes. See
+`speed_layer.sessions`.
 """
 
 import secrets
@@ -31,7 +32,15 @@ from metrics.window import milliseconds
 from speed_layer.cardinality import Alarm, Limits, alarms
 from speed_layer.memory import Memory, memory_of
 from speed_layer.partials import Element, Partial, Receipt, decode, from_ipc, to_ipc
-from speed_layer.sessions import BLOCK_MS, changed_sessions, merge_instants, unsettled
+from speed_layer.sessions import (
+    BLOCK_MS,
+    beyond,
+    merge_instants,
+    of_same_keys,
+    published_sessions,
+    together,
+    unsettled,
+)
 
 EARLY, ON_TIME, LATE = "early", "on_time", "late"
 KEEP_MARGIN = timedelta(days=1)
@@ -168,7 +177,7 @@ class MergeStates(beam.DoFn):
             self._count(partial.receipt.topic_partition, partial.payload, meta)
         elif name != "beat":
             group = self._groups[name]
-            self._append(key, partial.payload, batches, meta)
+            self._append(group, key, partial.payload, batches, meta)
             now = self._bundle.metas[key]
             if group.session:
                 self._hold(group.session.gap_ms, partial, now, pane)
@@ -253,13 +262,14 @@ class MergeStates(beam.DoFn):
         frame = memory_of(self._job, self._limits.memory_bytes).get(key, now.token)
         if frame is None:
             group = self._groups[key.partition("|")[0]]
-            frame = _merged(group, [from_ipc(batch) for batch in batches.read()])
+            frames = [from_ipc(batch) for batch in batches.read()]
+            frame = together(frames) if group.session else merge_states(group, pl.concat(frames))
         bundle.bases[key] = frame
         bundle.metas[key] = now
         now.token = secrets.token_bytes(8)
         return now
 
-    def _append(self, key: str, payload: bytes, batches: Any, meta: Any) -> None:  # noqa: ANN401
+    def _append(self, group: Group, key: str, payload: bytes, batches: Any, meta: Any) -> None:  # noqa: ANN401
         bundle = self._bundle
         now = self._known(key, batches, meta)
         if now is None:
@@ -267,7 +277,9 @@ class MergeStates(beam.DoFn):
         elif key in bundle.cleared:
             for frame in [*([bundle.bases[key]] if key in bundle.bases else []), *bundle.added.get(key, ())]:
                 batches.add(to_ipc(frame))
-        elif key not in bundle.added and now.batches >= self._most_batches(key):
+        elif key not in bundle.added and now.batches >= self._most_batches(group, key):
+            if group.session:
+                bundle.bases[key] = merge_instants(group, [bundle.bases[key]])
             batches.clear()
             batches.add(to_ipc(bundle.bases[key]))
             now.batches = 1
@@ -276,8 +288,8 @@ class MergeStates(beam.DoFn):
         now.batches += 1
         bundle.added[key].append(from_ipc(payload))
 
-    def _most_batches(self, key: str) -> int:
-        if not self._groups[key.partition("|")[0]].session:
+    def _most_batches(self, group: Group, key: str) -> int:
+        if not group.session:
             return _REWRITE_AFTER
         return max(_REWRITE_AFTER, self._bundle.bases[key].height // _INSTANTS_PER_BATCH)
 
@@ -312,8 +324,8 @@ class MergeStates(beam.DoFn):
         for block in settled:
             del now.held[block]
         base, added = bundle.bases.get(key), bundle.added.get(key, [])
-        if base is not None and _WORTH_DROPPING * _beyond(base, now) >= max(base.height, 1):
-            kept = bundle.bases[key] = unsettled(group, base, added, now.held)
+        if base is not None and _WORTH_DROPPING * beyond(base, now.held) >= max(base.height, 1):
+            kept = bundle.bases[key] = unsettled(group, merge_instants(group, [base]), added, now.held)
             batches.clear()
             now.batches = 0
             for frame in [kept, *added]:
@@ -348,30 +360,43 @@ class _Bundle:
 
     def merge(self, group: Group, keys: list[str], memory: Memory, batch: PaneBatch, limits: Limits) -> None:
         """Merges one group's keys in one pass, renews the memory, and adds the rows to publish to the batch."""
+        if group.session:
+            self._merge_sessions(group, keys, memory, batch)
+        else:
+            self._merge_slices(group, keys, memory, batch, limits)
+
+    def _merge_sessions(self, group: Group, keys: list[str], memory: Memory, batch: PaneBatch) -> None:
+        near, fresh = [], []
+        for key in keys:
+            bases, added = [self.bases[key]] if key in self.bases else [], self.added.get(key, [])
+            near += [of_same_keys(base, added) for base in bases if added]
+            fresh += added
+            memory.put(key, self.metas[key].token, together([*bases, *added]))
+        if fresh:
+            batch.sessions |= published_sessions(group, near, fresh)
+
+    def _merge_slices(self, group: Group, keys: list[str], memory: Memory, batch: PaneBatch, limits: Limits) -> None:
         number = {key: index for index, key in enumerate(keys)}
         added = [_numbered(frame, number[key]) for key in keys for frame in self.added.get(key, ())]
         bases = [_numbered(self.bases[key], number[key]) for key in keys if key in self.bases]
-        base = pl.concat(bases, how="diagonal" if group.session else "vertical") if bases else None
+        base = pl.concat(bases) if bases else None
         if added:
             fresh = pl.concat(added)
-            one = group.dimensions if group.session else group.keys
-            touched = fresh.select(*one, "_key").unique()
-            old = fresh.clear() if base is None else base.join(touched, on=one, how="semi")
-            changed = _merged(group, [fresh, old]).join(touched, on=one, how="left", maintain_order="left")
-            rest = [] if base is None else [base.join(touched, on=one, how="anti")]
-            whole = pl.concat([changed, *rest], how="diagonal" if group.session else "vertical")
+            touched = fresh.select(*group.keys, "_key").unique()
+            old = [] if base is None else [base.join(touched, on=group.keys, how="semi")]
+            rest = [] if base is None else [base.join(touched, on=group.keys, how="anti")]
+            merged = merge_states(group, pl.concat([fresh, *old]))
+            changed = merged.join(touched, on=group.keys, how="left", maintain_order="left")
+            whole = pl.concat([changed, *rest])
         elif base is not None:
-            whole, changed, old = base, base.clear(), base.clear()
+            whole, changed = base, base.clear()
         else:
             return
         for (index,), frame in whole.partition_by("_key", as_dict=True, include_key=False).items():
             key = keys[index]
             memory.put(key, self.metas[key].token, frame)
         batch.alarms += alarms(group, whole, changed, limits)
-        if group.session and not changed.is_empty():
-            sessions = {metric.name: changed_sessions(group, metric, old, changed) for metric in group.metrics}
-            batch.sessions |= {name: rows for name, rows in sessions.items() if not rows.is_empty()}
-        elif not group.session and not (panes := self._panes(group, keys, whole, changed)).is_empty():
+        if not (panes := self._panes(group, keys, whole, changed)).is_empty():
             batch.panes[group.id] = panes
 
     def _panes(self, group: Group, keys: list[str], whole: pl.DataFrame, changed: pl.DataFrame) -> pl.DataFrame:
@@ -383,15 +408,6 @@ class _Bundle:
         behind = others.join(late, on=place, how="semi").with_columns(pane=pl.lit(LATE))
         early = others.join(late, on=place, how="anti").with_columns(pane=pl.lit(EARLY))
         return pl.concat([on_time, behind, early]).drop("_key")
-
-
-def _merged(group: Group, frames: list[pl.DataFrame]) -> pl.DataFrame:
-    return merge_instants(group, frames) if group.session else merge_states(group, pl.concat(frames))
-
-
-def _beyond(states: pl.DataFrame, now: Meta) -> int:
-    """How many instants lie in no block that is held."""
-    return int((~(states["slice_start"] // BLOCK_MS).is_in(list(now.held))).sum())
 
 
 def _numbered(frame: pl.DataFrame, number: int) -> pl.DataFrame:

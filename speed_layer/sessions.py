@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import polars as pl
 
 from metrics.catalog import Metric
-from metrics.fold import Group, merge_states, session_rows
+from metrics.fold import SESSION_KEY, Group, merge_states, session_rows
 from metrics.session import assign_sessions
 
 BLOCK_MS = 6 * 3_600_000
@@ -39,6 +39,32 @@ def arrivals(events: pl.DataFrame, reached: int | None) -> dict[int, int]:
 def blocks_of(states: pl.DataFrame) -> list[int]:
     """The blocks that instants lie in."""
     return (states["slice_start"] // BLOCK_MS).unique().to_list()
+
+
+def beyond(states: pl.DataFrame, held: Collection[int]) -> int:
+    """How many instants lie in no block that is held."""
+    return int((~(states["slice_start"] // BLOCK_MS).is_in(list(held))).sum())
+
+
+def together(instants: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Instants in one frame as they are, not merged; only some carry anything."""
+    return pl.concat(instants, how="diagonal")
+
+
+def of_same_keys(states: pl.DataFrame, others: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The instants of session keys that others are of too."""
+    keys = pl.concat([other[SESSION_KEY] for other in others]).unique()
+    return states.filter(pl.col(SESSION_KEY).is_in(keys.implode()))
+
+
+def published_sessions(
+    group: Group, near: Sequence[pl.DataFrame], fresh: Sequence[pl.DataFrame]
+) -> dict[str, pl.DataFrame]:
+    """By metric, what `changed_sessions` says of new instants and all others of their keys, in any number of parts."""
+    before = merge_instants(group, near or [fresh[0].clear()])
+    after = merge_instants(group, [before, *fresh])
+    rows = {metric.name: changed_sessions(group, metric, before, after) for metric in group.metrics}
+    return {name: changed for name, changed in rows.items() if not changed.is_empty()}
 
 
 def changed_sessions(group: Group, metric: Metric, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
@@ -75,7 +101,7 @@ def changed_sessions(group: Group, metric: Metric, before: pl.DataFrame, after: 
 
 def merge_instants(group: Group, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Merges states of instants, with what some of them carry."""
-    states = pl.concat(frames, how="diagonal")
+    states = together(frames)
     merged = merge_states(group, states)
     carried = [name for metric in group.metrics if (name := _carried(metric)) in states.columns]
     if not carried:

@@ -235,6 +235,26 @@ def test_of_a_chain_that_never_ends_only_its_last_days_are_kept(restarts: bool) 
     assert job.sessions("visits")[-1]["chain_events"] == len(events)
 
 
+def test_a_bundle_is_laid_beside_what_is_known_and_copies_none_of_it() -> None:
+    job = Job(catalog(), buckets=1)
+    job.bundle([event(n, user=f"u{n}") for n in range(100)])
+
+    job.bundle([event(99, user="u99"), event(100, user="u0")])
+
+    [known] = job._memory
+    assert [part.len() for part in known["slice_start"].get_chunks()] == [100, 2]
+    assert [row for row in shown(job) if row[0] == "u99"] == [("u99", 99, 129, 2)]
+
+
+def test_one_instant_that_comes_again_and_again_does_not_fill_the_state() -> None:
+    job = Job(catalog(), buckets=1)
+    for n in range(60):
+        job.bundle([event(0, id=f"e{n}")])
+
+    assert shown(job) == [("ann", 0, 30, 60)]
+    assert max(job.state_rows, job.memory_rows) < 60
+
+
 def test_sessions_go_on_however_long_nothing_comes() -> None:
     job = Job(catalog())
     job.bundle([event(0)])
