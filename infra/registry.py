@@ -1,6 +1,7 @@
 """The client of a schema registry that speaks Confluent's protocol: where it is, and what it says of schemas.
 
-That the registry is away is never taken for an answer: only its own word that it has no such schema is.
+That the registry is away is never taken for an answer: only its own word that it has no such schema is. It is waited
+for, but not one that refuses the credentials: they will not get better.
 """
 
 import json
@@ -17,7 +18,7 @@ from metrics.catalog import Catalog
 ANSWER_WITHIN_S = 10.0
 _RETRY_S = 1.0
 _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
-_INCOMPATIBLE, _INVALID = 409, 422
+_UNAUTHORIZED, _FORBIDDEN, _INCOMPATIBLE, _INVALID = 401, 403, 409, 422
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def require_registry(settings: Settings, catalog: Catalog, patience_s: float = A
     """Make sure, before work begins, that the schema registry answers, for a catalog whose format needs one.
 
     Raises:
-        RegistryUnavailableError: It did not answer in time.
+        RegistryUnavailableError: It did not answer in time, or does not let these credentials in.
     """
     if catalog.format != "json":
         Registry(registry_address(settings, catalog), patience_s).require()
@@ -75,16 +76,16 @@ class Registry:
         """Ask for anything.
 
         Raises:
-            RegistryUnavailableError: It did not answer in time.
+            RegistryUnavailableError: It did not answer in time, or does not let these credentials in.
         """
-        self._ask("its subjects", lambda: self._client.get_subjects())  # noqa: PLW0108 - the client is made inside
+        self._ask("its subjects", self._subjects)
 
     def schema(self, number: int) -> tuple[Any, list[Any]]:
         """The plain values of the schema of an id, and of those that it refers to, what is referred to first.
 
         Raises:
             UnknownSchemaError: The registry says that it has none.
-            RegistryUnavailableError: It did not answer in time.
+            RegistryUnavailableError: It did not answer in time, or does not let these credentials in.
         """
         found = self._ask(f"schema {number}", lambda: self._client.get_schema(number))
         if found.schema_type != "AVRO":
@@ -96,7 +97,7 @@ class Registry:
 
         Raises:
             SchemaRefusedError: The registry does not take it.
-            RegistryUnavailableError: It did not answer in time.
+            RegistryUnavailableError: It did not answer in time, or does not let these credentials in.
         """
         from confluent_kafka.schema_registry import Schema  # noqa: PLC0415 - see `_client`
 
@@ -110,6 +111,16 @@ class Registry:
         from confluent_kafka.schema_registry import SchemaRegistryClient  # noqa: PLC0415
 
         return SchemaRegistryClient({"url": self._address, "timeout": ANSWER_WITHIN_S, "max.retries": 0})
+
+    def _subjects(self) -> list[str]:
+        from confluent_kafka.schema_registry import SchemaRegistryError  # noqa: PLC0415 - see `_client`
+
+        try:
+            return list(self._client.get_subjects())
+        except SchemaRegistryError as error:
+            if error.http_status_code == _FORBIDDEN:
+                return []  # who may not list them may read schemas all the same
+            raise
 
     def _referred(self, references: list[Any]) -> list[Any]:
         found: list[Any] = []
@@ -134,6 +145,13 @@ class Registry:
                 if error.http_status_code in {_INCOMPATIBLE, _INVALID}:
                     msg = f"the schema registry refuses {what}: {error.error_message}"
                     raise SchemaRefusedError(msg) from error
+                if error.http_status_code in {_UNAUTHORIZED, _FORBIDDEN}:
+                    msg = (
+                        f"the schema registry at `{_shown(self._address)}` does not let these credentials at {what}: "
+                        f"{error}. put a name and a password that may read it into the URL of "
+                        "`LOCKSTEP_SCHEMA_REGISTRY`, or of the catalog's `registry`: http://NAME:PASSWORD@HOST"
+                    )
+                    raise RegistryUnavailableError(msg) from error
                 reason = str(error)
             except Exception as error:  # the HTTP library's, the resolver's, TLS's, a page that is no JSON
                 reason = f"{type(error).__name__} {error}"
