@@ -31,7 +31,7 @@ from infra.clickhouse import connect
 from infra.settings import Settings
 from metrics.aggregation import PLACE_BITS
 from metrics.alert import Alert
-from metrics.breach import FOLDED, breaches, folded
+from metrics.breach import FOLDED, breaches, folded, key_columns
 from metrics.catalog import Catalog
 from metrics.window import milliseconds
 from speed_layer.alert_sink import AlertSink
@@ -89,11 +89,13 @@ class Span(msgspec.Struct):
 
     Attributes:
         sent: Events sent later are left aside; None for none.
+        places: Where those events stand in the log, as ranges with an exclusive end; only their keys are judged.
     """
 
     first: int
     last: int
     sent: int | None
+    places: list[tuple[int, int]]
 
 
 _HELD = msgspec.msgpack.Decoder(Held)
@@ -168,14 +170,13 @@ class RaiseAlerts(beam.DoFn):
         first, last, *_ = _bounds(rows)
         now.firsts = [*now.firsts, first][-_REMEMBERED_ELEMENTS:]
         receipt = partial.receipt
-        seen = (receipt.topic_partition << PLACE_BITS) + self._published.get(receipt.topic_partition, 0)
-        fresh = rows.filter(pl.col("place") >= seen)
+        fresh = rows.filter(pl.col("place") >= self._places(receipt)[0])
         if fresh.is_empty():
             self._bundle.receipts[receipt] += 1
         else:
             first, last, oldest, newest = _bounds(fresh)
             if oldest >= self._now_ms() - FRESH_MS:
-                self._bundle.ask(key, Span(first, last, None))
+                self._bundle.ask(key, Span(first, last, None, [self._places(receipt)]))
                 self._bundle.receipts[receipt] += 1
             else:
                 now.waiting.append(Waiting(newest, first, last, receipt))
@@ -202,7 +203,7 @@ class RaiseAlerts(beam.DoFn):
         sent = timestamp.micros // 1000 + self._unordered_ms + 1
         for one in now.waiting:
             if one.sent <= sent:
-                self._bundle.ask(key, Span(one.first, one.last, sent))
+                self._bundle.ask(key, Span(one.first, one.last, sent, [self._places(one.receipt)]))
                 self._bundle.receipts[one.receipt] += 1
         now.waiting = [one for one in now.waiting if one.sent > sent]
         held.write(_pack(now))
@@ -262,6 +263,12 @@ class RaiseAlerts(beam.DoFn):
 
     def _alert(self, key: str) -> Alert:
         return self._alerts[key.split("|")[1]]
+
+    def _places(self, receipt: Receipt) -> tuple[int, int]:
+        """Where the events of a chunk are that no former run has published."""
+        begin = receipt.topic_partition << PLACE_BITS
+        first = max(receipt.start, self._published.get(receipt.topic_partition, 0))
+        return begin + first, begin + receipt.end
 
     def _keep_ms(self, key: str) -> int:
         """How far behind the watermark events still come, or bear upon those that do."""
@@ -335,6 +342,7 @@ class _Bundle:
         if known is None:
             self.spans[key] = span
             return
+        known.places += span.places
         known.first, known.last = min(known.first, span.first), max(known.last, span.last)
         known.sent = None if known.sent is None or span.sent is None else max(known.sent, span.sent)
 
@@ -347,6 +355,9 @@ def judged(alert: Alert, rows: pl.DataFrame, span: Span) -> pl.DataFrame:
     if alert.within is not None:
         within = milliseconds(alert.within)
         known = known.filter(pl.col("event_time").is_between(span.first - within, span.last + within))
+    if keys := key_columns(alert):
+        asked = pl.any_horizontal(pl.col("place").is_between(*place, closed="left") for place in span.places)
+        known = known.join(known.filter(asked), on=keys, how="semi")
     return breaches(alert, known).filter(pl.col("breached_at") >= span.first)
 
 
