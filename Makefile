@@ -33,8 +33,12 @@ down: ## stop the local stack; its data stays
 	@if [ -x $(LOCKSTEP) ]; then $(LOCKSTEP) down; else echo "nothing is installed in $(VENV), so nothing is running"; fi
 
 .PHONY: test
-test: setup lint chromium ## lint, then every test, on the real engines
-	@$(BIN)/python -m pytest
+test: setup lint chromium ## lint, then the tests of every part, on the real engines
+	@$(BIN)/python -m pytest --ignore tests/e2e
+
+.PHONY: test-e2e
+test-e2e: setup ## whole jobs through both layers as a user runs them, the demo too
+	@$(BIN)/python -m pytest tests/e2e
 
 .PHONY: lint
 lint: $(READY) ## style, formatting, types, import direction
