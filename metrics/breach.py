@@ -23,6 +23,9 @@ from metrics.window import milliseconds
 MOST_EVIDENCE = 1000
 """Events that one alert names; of more, the latest."""
 
+MOST_EVIDENCE_BYTES = 256 << 10
+"""Length of all ids that one alert names; of more, the latest, and the last however long it is."""
+
 FOLDED = -1
 """The place of a row that stands for all earlier events of its key."""
 
@@ -103,9 +106,9 @@ def breaches(alert: Alert, rows: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         `key_columns`; breached_at (Int64, ms); until (Int64, ms: the last instant to which the breach goes on without
-        a new one); value (Float64); event_id (of the first event at the breach by place); evidence (List(String): ids
-        of the events in the window, of a level of those at the breach, in the order of time, at most
-        `MOST_EVIDENCE`). Sorted by key and time.
+        a new one); value (Float64); event_id (of the first event at the breach by place); events (Int64: how many are
+        in the window, of a level at the breach); evidence (List(String): their ids in the order of time, at most
+        `MOST_EVIDENCE` and `MOST_EVIDENCE_BYTES`). Sorted by key and time.
     """
     keys = key_columns(alert)
     schema = {name: pl.String() for name in keys} | {
@@ -113,6 +116,7 @@ def breaches(alert: Alert, rows: pl.DataFrame) -> pl.DataFrame:
         "until": pl.Int64(),
         "value": pl.Float64(),
         "event_id": pl.String(),
+        "events": pl.Int64(),
         "evidence": pl.List(pl.String()),
     }
     if rows.is_empty():
@@ -131,8 +135,10 @@ def breaches(alert: Alert, rows: pl.DataFrame) -> pl.DataFrame:
     goes_on = pl.col("holds") & pl.col("held")
     runs = judged.with_columns(until=pl.col("event_time").max().over("_key", (~goes_on).cum_sum()))
     rising = runs.filter(pl.col("holds") & ~pl.col("held") & (pl.col("place") != FOLDED))
-    since = pl.max_horizontal("_from", pl.col("_end") - MOST_EVIDENCE)
-    named = rising.with_row_index("_breach").with_columns(_row=pl.int_ranges(since, "_end"))
+    since = pl.max_horizontal("_from", pl.col("_end") - MOST_EVIDENCE, _short_enough(ordered, rising["_end"]))
+    named = rising.with_row_index("_breach").with_columns(
+        events=pl.col("_end") - pl.col("_from"), _row=pl.int_ranges(since, "_end")
+    )
     positions = named.select("_breach", "_row").explode("_row")
     evidence = (
         positions.with_columns(evidence=ordered["event_id"].gather(positions["_row"]))
@@ -142,6 +148,13 @@ def breaches(alert: Alert, rows: pl.DataFrame) -> pl.DataFrame:
     found = named.join(evidence, on="_breach", how="left", maintain_order="left")
     shown = found.rename({"event_time": "breached_at"})
     return shown.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+
+
+def _short_enough(rows: pl.DataFrame, ends: pl.Series) -> pl.Series:
+    """For each end (exclusive) the first row from which on the ids up to it are no longer than they may be."""
+    length = np.concatenate([[0], rows["event_id"].str.len_bytes().cast(pl.Int64).cum_sum().to_numpy()])
+    end = ends.to_numpy()
+    return pl.Series(np.minimum(np.searchsorted(length, length[end] - MOST_EVIDENCE_BYTES), end - 1))
 
 
 def folded(alert: Alert, rows: pl.DataFrame, before: int) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics.alert import OPERATORS, Alert
-from metrics.breach import MOST_EVIDENCE, alert_rows, breaches, folded, key_columns, table_rows
+from metrics.breach import MOST_EVIDENCE, MOST_EVIDENCE_BYTES, alert_rows, breaches, folded, key_columns, table_rows
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
 from metrics.event import event_schema
@@ -175,6 +175,19 @@ def test_evidence_is_bounded_to_the_latest() -> None:
     [row] = fast(alert, alert_rows(alert, CATALOG, frame(events)))
     assert len(row[-1]) == MOST_EVIDENCE
     assert row[3] == 20.0
+
+
+@pytest.mark.parametrize(("length", "named"), [(MOST_EVIDENCE_BYTES // 4, 4), (MOST_EVIDENCE_BYTES + 1, 1)])
+def test_evidence_is_bounded_by_the_length_of_its_ids(length: int, named: int) -> None:
+    alert = next(alert for alert in CATALOG.alerts if alert.name == "value")
+    ids = [f"{n:0{length}}" for n in range(9)]
+    events = [{"event_time": n, "f_user": "u", "f_country": "DE", "f_amount": Decimal(n // 8 * 2)} for n in range(9)]
+    rows = alert_rows(alert, CATALOG, frame(events).with_columns(pl.Series("event_id", ids)))
+
+    [found] = breaches(alert, rows.reverse()).iter_rows(named=True)
+
+    assert found["events"] == len(ids)
+    assert found["evidence"] == ids[-named:]
 
 
 def test_sums_beyond_64_bits_are_compared_exactly() -> None:
