@@ -3,7 +3,8 @@
 The table is the memory of what was raised. A candidate is left out when the table has a breach of the same key that
 lies within the candidate's own: the same one, or one that was raised when an event before it had not arrived yet. The
 message is sent first and then the row is written; should the writer die between the two, the last messages of the topic
-tell its successor. So a breach has one message, whatever is replayed.
+tell its successor. So a breach has one message, whatever is replayed. One that is larger than its topic takes has none:
+it is in the table only.
 """
 
 import json
@@ -25,13 +26,19 @@ from metrics.alert import Alert
 from metrics.breach import key_columns, table_rows
 from metrics.catalog import Catalog
 from serving.alert_tables import ALERTS
+from speed_layer.side_outputs import LARGEST_BYTES, ROOMY
 from speed_layer.tables import TableWriter
 
-_AT_ONCE = 5000
+_AT_ONCE = 500
 _REMEMBERED = 50_000
 """Messages at the end of a topic in which a successor looks for what was sent and not yet written."""
 
 _RETRY_S = 0.5
+_PRODUCER = {"linger.ms": 0, "message.max.bytes": LARGEST_BYTES}
+_TOO_LARGE = (
+    "alert `{}` is in the table only: topic `{}` must take messages of {:,} bytes and does not. "
+    "raise its `max.message.bytes`"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +52,7 @@ class AlertSink:
         self._tables = TableWriter(settings, catalog)
         self._client: Client | None = None
         self._producer: Producer | None = None
-        self._sent: dict[str, set[str]] = {}
+        self._sent: dict[str, dict[str, None]] = {}
 
     def raise_all(self, alert: Alert, candidates: pl.DataFrame) -> int:
         """Raises those breaches that have not been raised; returns how many these are.
@@ -59,9 +66,8 @@ class AlertSink:
         due = not_raised(alert, candidates, self._raised(alert, candidates))
         for block in due.iter_slices(_AT_ONCE):
             rows = table_rows(alert, block)
-            sent = self._sent_before(alert.topic)
-            self._produce(alert.topic, [r for r in messages(self._catalog, alert, rows) if r["key"] not in sent])
-            sent.update(rows["alert_id"])
+            told = rows.with_columns(block["events"])
+            self._produce(alert.topic, list(messages(self._catalog, alert, told)))
             self._tables.insert(quote(ALERTS), rows)
         return due.height
 
@@ -89,29 +95,51 @@ class AlertSink:
                 self._client = None
                 time.sleep(_RETRY_S)
 
-    def _sent_before(self, topic: str) -> set[str]:
-        """Ids of the messages at the end of the topic, read once, and of those sent from here since."""
+    def _sent_before(self, topic: str) -> dict[str, None]:
+        """Ids of the messages at the end of the topic, read once, and of those sent from here since, in order."""
         while topic not in self._sent:
             try:
-                self._sent[topic] = last_keys(self._settings, topic)
+                self._sent[topic] = dict.fromkeys(last_keys(self._settings, topic))
             except (KafkaException, kafka.KafkaUnavailableError) as error:
                 logger.warning("cannot read `%s`: %s; waiting", topic, error)
                 time.sleep(_RETRY_S)
             except kafka.TopicError:
-                kafka.ensure_topics(self._settings, {topic: 1})
+                kafka.ensure_topics(self._settings, {topic: 1}, ROOMY)
         return self._sent[topic]
 
     def _produce(self, topic: str, records: list[dict[str, Any]]) -> None:
-        while records:
+        """Sends those records that the topic has not got; after a failure it is asked again which these are."""
+        while left := [record for record in records if record["key"] not in self._sent_before(topic)]:
             try:
                 if self._producer is None:
-                    self._producer = kafka.producer(self._settings, {"linger.ms": 0})
-                kafka.produce_all(self._producer, topic, records)
-                return
+                    self._producer = kafka.producer(self._settings, _PRODUCER)
+                kafka.produce_all(self._producer, topic, left)
+                self._remember(topic, left)
             except KafkaException as error:
-                logger.warning("cannot produce to `%s`: %s; waiting", topic, error)
-                self._producer = None
-                time.sleep(_RETRY_S)
+                self._begin_anew(topic)
+                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    logger.warning("cannot produce to `%s`: %s; waiting", topic, error)
+                    time.sleep(_RETRY_S)
+                elif len(left) > 1:
+                    half = len(left) // 2
+                    self._produce(topic, left[:half])
+                    records = left[half:]
+                else:
+                    logger.error("%s", _TOO_LARGE.format(left[0]["key"], topic, len(left[0]["value"])))
+                    return
+
+    def _begin_anew(self, topic: str) -> None:
+        """Lets the producer end what it has begun, so that another finds in the topic all that came of it."""
+        if self._producer is not None:
+            self._producer.flush()
+        self._producer = None
+        del self._sent[topic]
+
+    def _remember(self, topic: str, records: list[dict[str, Any]]) -> None:
+        sent = self._sent_before(topic)
+        sent.update(dict.fromkeys(record["key"] for record in records))
+        for oldest in list(sent)[:-_REMEMBERED]:
+            del sent[oldest]
 
 
 def not_raised(alert: Alert, candidates: pl.DataFrame, raised: pl.DataFrame) -> pl.DataFrame:
@@ -134,7 +162,7 @@ def not_raised(alert: Alert, candidates: pl.DataFrame, raised: pl.DataFrame) -> 
 
 
 def messages(catalog: Catalog, alert: Alert, rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """The records of an alert's topic, from rows of its table."""
+    """The records of an alert's topic, from rows of its table with `events`: evidence may name fewer."""
     for row in rows.iter_rows(named=True):
         body = {
             "alert": alert.name,
@@ -146,6 +174,7 @@ def messages(catalog: Catalog, alert: Alert, rows: pl.DataFrame) -> Iterator[dic
             "breached_at": iso(row["breached_at"]),
             "value": row["value"],
             "threshold": row["threshold"],
+            "events": row["events"],
             "evidence": row["evidence"],
         }
         yield {"key": row["alert_id"], "value": json.dumps(body, ensure_ascii=False).encode()}
@@ -156,15 +185,15 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def last_keys(settings: Settings, topic: str) -> set[str]:
-    """The keys of the last messages of a topic.
+def last_keys(settings: Settings, topic: str) -> list[str]:
+    """The keys of the last messages of a topic, in the order of time.
 
     Raises:
         TopicError: There is no such topic.
         KafkaUnavailableError: No broker answered.
         KafkaException: It went away meanwhile.
     """
-    found: set[str] = set()
+    found: list[tuple[int, str]] = []
     ends = kafka.log_offsets(settings, topic)
     consumer = kafka.consumer(settings, "lockstep-alerts", {"enable.partition.eof": True})
     try:
@@ -179,8 +208,8 @@ def last_keys(settings: Settings, topic: str) -> set[str]:
                     if error is not None and error.code() != KafkaError._PARTITION_EOF:
                         raise KafkaException(error)
                     if error is None and message.key() is not None:
-                        found.add(message.key().decode(errors="replace"))
+                        found.append((message.timestamp()[1], message.key().decode(errors="replace")))
                     at_end |= error is not None or message.offset() + 1 >= end
     finally:
         consumer.close()
-    return found
+    return [key for _, key in sorted(found)[-_REMEMBERED:]]

@@ -29,15 +29,13 @@ from speed_layer.lookups import Archiving
 from speed_layer.pipeline import build
 from speed_layer.publish import progress_ddl
 from speed_layer.published import Goal
+from speed_layer.side_outputs import ROOMY
 
 POLL_S = 0.5
 DRAIN_S = 10.0
 _FOREVER = 1 << 62
 LOOKUP_PARTITIONS = 1
 """Partitions of a lookup's topic that does not exist yet."""
-
-LARGEST_LETTER_BYTES = 16 << 20
-"""Dead letters hold the raw bytes of what may have been too large, and headers."""
 
 # The last one is how Beam's SDK says that the job server refused or the expansion service does not answer.
 _AWAY = (ConnectionError, OSError, ClickHouseError, KafkaException, kafka.TopicError, grpc.RpcError, RuntimeError)
@@ -110,9 +108,8 @@ class _Run:
     def until(self, *, drained: bool) -> int:
         settings, catalog = self._settings, self._catalog
         kafka.ensure_topics(settings, _missing(settings, {catalog.topic: catalog.topic_partitions}))
-        letters = {"max.message.bytes": str(LARGEST_LETTER_BYTES)}
-        kafka.ensure_topics(settings, _missing(settings, {catalog.dlq_topic: 1, catalog.late_topic: 1}), letters)
-        kafka.ensure_topics(settings, _missing(settings, {alert.topic: 1 for alert in catalog.alerts}))
+        outputs = [catalog.dlq_topic, catalog.late_topic, *(alert.topic for alert in catalog.alerts)]
+        kafka.ensure_topics(settings, _missing(settings, dict.fromkeys(outputs, 1)), ROOMY)
         topics = {lookup.topic: LOOKUP_PARTITIONS for lookup in catalog.lookups}
         kafka.ensure_topics(settings, _missing(settings, topics), {"cleanup.policy": "compact"})
         schema.apply(connect(settings), self._whole, self._database)

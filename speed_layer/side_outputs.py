@@ -21,6 +21,12 @@ from metrics.window import milliseconds
 from speed_layer.log import Records
 from speed_layer.tables import TableWriter, as_time
 
+LARGEST_BYTES = 16 << 20
+"""Of a message: dead letters hold the raw bytes of what may have been too large, and headers; alerts many ids."""
+
+ROOMY = {"max.message.bytes": str(LARGEST_BYTES)}
+"""Configuration of topics that take such messages."""
+
 _RETRY_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -91,7 +97,7 @@ class SideOutputs:
         while records:
             try:
                 if self._producer is None:
-                    self._producer = kafka.producer(self._settings, {"message.max.bytes": 16 << 20})
+                    self._producer = kafka.producer(self._settings, {"message.max.bytes": LARGEST_BYTES})
                 kafka.produce_all(self._producer, topic, records)
                 return
             except KafkaException as error:

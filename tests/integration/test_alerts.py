@@ -14,9 +14,11 @@ import polars as pl
 import psutil
 import pytest
 from alert_log import Sent
+from confluent_kafka.admin import ConfigResource
 
 from batch_layer.run import run as batch
 from infra.clickhouse import connect
+from infra.kafka import admin
 from infra.settings import Settings
 from infra.stack import status
 from metrics.catalog import Catalog
@@ -24,6 +26,7 @@ from metrics.disposition import COUNTED, DUPLICATE
 from reconciliation.alerts import alert_days
 from reconciliation.reconcile import reader, reconcile
 from speed_layer.main import run
+from speed_layer.side_outputs import LARGEST_BYTES
 
 WAIT_S = 240.0
 
@@ -96,6 +99,21 @@ def test_what_was_sent_but_not_written_is_not_sent_again(stack: Settings, source
     run(stack, source, until_drained=True)
 
     _assert_told_once(stack, source, sent)
+
+
+def test_an_alert_of_very_many_bytes_is_told(stack: Settings, source: Catalog) -> None:
+    sent = alert_log.records(14, 600, prefix="e" * 60_000)
+    alert_log.append(stack, source, sent)
+
+    run(stack, source, until_drained=True)
+
+    _assert_told_once(stack, source, sent)
+    for alert in source.alerts:
+        config = ConfigResource(ConfigResource.Type.TOPIC, alert.topic)
+        [described] = admin(stack).describe_configs([config]).values()
+        assert int(described.result()["max.message.bytes"].value) == LARGEST_BYTES
+    bodies = [body for alert in source.alerts for body in alert_log.messages(stack, alert)]
+    assert any(len(body["evidence"]) < body["events"] for body in bodies)
 
 
 def test_live_alerts_are_told_once_though_workers_are_killed(stack: Settings, source: Catalog, tmp_path: Path) -> None:

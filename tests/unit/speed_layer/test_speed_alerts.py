@@ -3,7 +3,7 @@ import json
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics.alert import Alert
@@ -106,6 +106,7 @@ def test_only_what_events_of_the_span_bear_upon_is_judged() -> None:
 
 
 @pytest.mark.parametrize("alert", CATALOG.alerts, ids=lambda alert: alert.name)
+@settings(deadline=None)
 @given(
     drawn=st.lists(st.tuples(st.integers(0, 30_000), st.sampled_from("abc"), st.integers(-3, 3)), max_size=60),
     spans=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 5)), min_size=1, max_size=3),
@@ -140,7 +141,8 @@ def test_history_leaves_aside_what_was_sent_later() -> None:
 
 
 def test_a_message_says_what_was_breached_and_by_what() -> None:
-    [message] = messages(CATALOG, ALERT, table_rows(ALERT, breaches(ALERT, rows(0, 1000, 2000))))
+    found = breaches(ALERT, rows(0, 1000, 2000))
+    [message] = messages(CATALOG, ALERT, table_rows(ALERT, found).with_columns(found["events"]))
     body = json.loads(message["value"])
     assert message["key"] == body.pop("alert_id")
     assert body == {
@@ -152,5 +154,6 @@ def test_a_message_says_what_was_breached_and_by_what() -> None:
         "breached_at": "1970-01-01T00:00:02.000Z",
         "value": 3.0,
         "threshold": 2.0,
+        "events": 3,
         "evidence": ["e0", "e1000", "e2000"],
     }
