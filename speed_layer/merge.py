@@ -11,7 +11,6 @@ their session keys and when the state is rewritten; what is published are the ro
 import secrets
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -26,11 +25,11 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from metrics.catalog import Catalog
-from metrics.disposition import DISPOSITIONS
 from metrics.fold import Group, groups, merge_states
 from metrics.window import milliseconds
-from speed_layer.cardinality import Alarm, Limits, alarms
+from speed_layer.cardinality import Limits, alarms
 from speed_layer.memory import Memory, memory_of
+from speed_layer.panes import PaneBatch, panes
 from speed_layer.partials import Element, Partial, Receipt, decode, from_ipc, to_ipc
 from speed_layer.sessions import (
     BLOCK_MS,
@@ -42,7 +41,6 @@ from speed_layer.sessions import (
     unsettled,
 )
 
-EARLY, ON_TIME, LATE = "early", "on_time", "late"
 KEEP_MARGIN = timedelta(days=1)
 """How much longer than lateness a state is kept after its last event; that of slices in processing time.
 
@@ -59,25 +57,6 @@ _REWRITE_AFTER = 24
 
 _INSTANTS_PER_BATCH = 1000
 """What a batch of instants must hold on average, so that its state is not rewritten: most instants never change."""
-
-
-@dataclass
-class PaneBatch:
-    """What one bundle publishes: panes, ledger rows, and the receipts of what is then in the tables.
-
-    Attributes:
-        panes: By group id, whole states of the slices that changed, with a column `pane`.
-        sessions: By metric, rows of the sessions that changed and tombstones.
-        ledger: Rows of topic_partition, block, records and a count per disposition.
-        receipts: How many elements of each chunk are in this bundle.
-        alarms: Of slices with very many rows.
-    """
-
-    panes: dict[str, pl.DataFrame] = field(default_factory=dict)
-    sessions: dict[str, pl.DataFrame] = field(default_factory=dict)
-    ledger: list[tuple[int, ...]] = field(default_factory=list)
-    receipts: dict[Receipt, int] = field(default_factory=dict)
-    alarms: list[Alarm] = field(default_factory=list)
 
 
 class Meta(msgspec.Struct, array_like=True):
@@ -396,27 +375,11 @@ class _Bundle:
             key = keys[index]
             memory.put(key, self.metas[key].token, frame)
         batch.alarms += alarms(group, whole, changed, limits)
-        if not (panes := self._panes(group, keys, whole, changed)).is_empty():
-            batch.panes[group.id] = panes
-
-    def _panes(self, group: Group, keys: list[str], whole: pl.DataFrame, changed: pl.DataFrame) -> pl.DataFrame:
-        due = _slices(keys, {key: self.due.get(key, ()) for key in keys})
-        late = _slices(keys, {key: self.metas[key].closed for key in keys})
-        place = ["_key", "slice_start"]
-        on_time = whole.join(due, on=place, how="semi").with_columns(pane=pl.lit(ON_TIME))
-        others = changed.join(due, on=place, how="anti")
-        behind = others.join(late, on=place, how="semi").with_columns(pane=pl.lit(LATE))
-        early = others.join(late, on=place, how="anti").with_columns(pane=pl.lit(EARLY))
-        return pl.concat([on_time, behind, early]).drop("_key")
+        due = [self.due.get(key, set()) for key in keys]
+        closed = [self.metas[key].closed for key in keys]
+        if not (rows := panes(whole, changed, due, closed)).is_empty():
+            batch.panes[group.id] = rows
 
 
 def _numbered(frame: pl.DataFrame, number: int) -> pl.DataFrame:
     return frame.with_columns(_key=pl.lit(number, pl.Int32))
-
-
-def _slices(keys: list[str], slices: dict[str, Any]) -> pl.DataFrame:
-    pairs = [(index, start) for index, key in enumerate(keys) for start in slices[key]]
-    return pl.DataFrame(pairs, schema={"_key": pl.Int32, "slice_start": pl.Int64}, orient="row")
-
-
-LEDGER_COLUMNS = ("topic_partition", "block", "records", *DISPOSITIONS)

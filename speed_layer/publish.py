@@ -20,7 +20,7 @@ from infra.settings import Settings
 from metrics.catalog import Catalog, Metric
 from metrics.fold import Group, groups, metric_rows
 from speed_layer.cardinality import ALARMS_TABLE, Told, alarm_rows
-from speed_layer.merge import EARLY, LEDGER_COLUMNS, PaneBatch
+from speed_layer.panes import EARLY, LEDGER_COLUMNS, PaneBatch
 from speed_layer.partials import Receipt
 from speed_layer.tables import TableWriter, as_time
 

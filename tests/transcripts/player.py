@@ -28,7 +28,8 @@ from metrics.catalog_build import parse_catalog
 from metrics.disposition import PartitionReader
 from metrics.fold import groups
 from speed_layer import partials
-from speed_layer.merge import MergeIntoPanes, PaneBatch
+from speed_layer.merge import MergeIntoPanes
+from speed_layer.panes import PaneBatch
 from speed_layer.partials import Receipt
 
 START_S = 1_700_000_000 // 3600 * 3600

@@ -16,7 +16,8 @@ from metrics.fold import Group, groups
 from speed_layer import partials
 from speed_layer.cardinality import Limits
 from speed_layer.memory import memory_of
-from speed_layer.merge import MergeStates, PaneBatch
+from speed_layer.merge import MergeStates
+from speed_layer.panes import PaneBatch
 from speed_layer.partials import Receipt
 
 _JOBS = count()
