@@ -124,9 +124,9 @@ def kept_beside(client: Client, database: str, metric: str, version: str) -> str
     return None if found[0] == now.active.get(metric) else found[0]
 
 
-def lacking(client: Client, database: str, metric: ShownMetric, active: str) -> list[date]:
-    """Days that the active version has published and the metric's version has not."""
-    old, new = (Days(database, versions).published for versions in ((active,), metric.versions))
+def lacking(client: Client, database: str, metric: ShownMetric, active: tuple[str, ...]) -> list[date]:
+    """Days that were published with all of the active versions and not with those that the metric is made of."""
+    old, new = (Days(database, versions).published for versions in (active, metric.versions))
     sql = f"SELECT partition FROM ({old}) WHERE partition NOT IN (SELECT partition FROM ({new})) ORDER BY partition"
     return [day for (day,) in client.query(sql).result_rows]
 
@@ -176,7 +176,9 @@ def renames(shown: Iterable[ShownView], metric: ShownMetric) -> list[tuple[str, 
 def _require_published(client: Client, database: str, waiting: Iterable[ShownMetric], now: Standing) -> None:
     faults = []
     for metric in waiting:
-        days = lacking(client, database, metric, now.active[metric.name])
+        # a ratio is not published itself, but the metrics that it divides are
+        active = tuple(now.active.get(one.name, one.metric_version) for one in metric.operands)
+        days = lacking(client, database, metric, active)
         if days:
             faults.append(f"`{metric.name}` lacks {len(days)} days, {days[0]} to {days[-1]}")
     if faults:

@@ -54,9 +54,10 @@ def test_a_changed_metric_shows_its_old_version_until_it_is_switched(old: Tables
     assert standing(new.client, new.database).active["revenue"] == old.catalog.metric("revenue").metric_version
 
 
-def test_a_version_that_lacks_days_is_not_switched_to(new: Tables) -> None:
-    with pytest.raises(SwitchError, match=r"`revenue` lacks 1 days, 2026-03-01 to 2026-03-01\. .*--force"):
-        switch(new.client, new.database, new.catalog.shown)
+@pytest.mark.parametrize("metric", ["revenue", "share"])
+def test_a_version_that_lacks_days_is_not_switched_to(new: Tables, metric: str) -> None:
+    with pytest.raises(SwitchError, match=rf"`{metric}` lacks 1 days, 2026-03-01 to 2026-03-01\. .*--force"):
+        switch(new.client, new.database, [new.catalog.metric(metric)])
     assert shown(new) == [Decimal("10.10")]
 
 
