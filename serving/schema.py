@@ -199,7 +199,7 @@ def apply(client: Client, catalog: Catalog, database: str) -> None:
     for table in tables(catalog):
         if table.name not in there:
             client.command(table.create(database))
-    replaced = [m for m in catalog.shown if any(f"speed_{operand.name}" in aside for operand in m.operands)]
+    replaced = [m for m in catalog.shown if any(t.name in aside for one in m.operands for t in metric_tables(one))]
     now = record(client, database, catalog, replaced)
     beside = {metric.name for metric in catalog.shown if not now.is_active(metric)}
     for view in views(catalog, database, beside):

@@ -12,7 +12,7 @@ from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving import schema
 from serving.evolution import read_shapes
-from serving.versions import switch
+from serving.versions import standing, switch
 
 NOON = at("2026-03-01T12:00:00")
 
@@ -94,3 +94,16 @@ def test_a_metric_that_becomes_sessions_begins_new_tables(tables: Tables, tmp_pa
     shapes = read_shapes(tables.client, tables.database)
     assert {"chain_events", "is_deleted", "session_key"} <= set(shapes["speed_revenue"].types)
     assert [name for name in shapes if name.startswith("speed_revenue__")]
+
+
+def test_a_version_whose_exact_values_alone_are_set_aside_is_shown_no_more(
+    clickhouse: Settings, unique: str, tmp_path: Path
+) -> None:
+    middle = '  middle: {{agg: "quantile(counted, 0.5)", window: tumbling 1h}}\n'
+    old = Tables.create(clickhouse, unique, tmp_path, CATALOG + middle)
+    path = tmp_path / "changed.yaml"
+    path.write_text((CATALOG + middle.replace("counted", "amount")).format(source=unique), encoding="utf-8")
+    new = load_catalog(path)
+    schema.apply(old.client, new, old.database)
+    assert [name for name in read_shapes(old.client, old.database) if name.startswith("batch_middle__")]
+    assert standing(old.client, old.database).active["middle"] == new.metric("middle").metric_version
