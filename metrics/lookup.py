@@ -9,6 +9,7 @@ Both layers join by `joined`. The batch layer knows all versions; the speed laye
 had read for which offset is remembered (`Known`), so that anyone can say what it had to publish.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,21 +174,20 @@ class Known:
 
     @classmethod
     def of(cls, rows: Iterable[tuple[int, int, int, Mapping[int, int]]]) -> "Known":
-        """From what was written, oldest first: for each offset the latest row that covers it."""
+        """From what was written, oldest first: for each offset the first row that covers it."""
         spans: dict[int, list[tuple[int, int, Mapping[int, int]]]] = {}
         for topic_partition, start, end, positions in rows:
             spans.setdefault(topic_partition, []).append((start, end, positions))
-        return cls(tuple((number, *span) for number in sorted(spans) for span in _latest(spans[number])))
+        return cls(tuple((number, *span) for number in sorted(spans) for span in _first(spans[number])))
 
-    def missing(self, topic_partition: int, start: int, end: int) -> list[tuple[int, int]]:
-        """The parts of ``[start, end)`` that no span covers."""
-        gaps = []
-        for number, first, last, _ in self.spans:
-            if number == topic_partition and first < end and last > start:
-                if start < first:
-                    gaps.append((start, first))
-                start = max(start, last)
-        return [*gaps, (start, end)] if start < end else gaps
+    def reach(self, topic_partition: int, start: int) -> int:
+        """The first offset, from `start` on, that no span covers."""
+        at = max(bisect_right(self.spans, (topic_partition, start), key=lambda span: span[:2]) - 1, 0)
+        while at < len(self.spans) and self.spans[at][:2] <= (topic_partition, start):
+            if self.spans[at][0] == topic_partition:
+                start = max(start, self.spans[at][2])
+            at += 1
+        return start
 
     def before(self, events: pl.DataFrame, topic_partitions: Iterable[int]) -> dict[int, pl.Series]:
         """By topic partition of the lookup, the offset before which versions were known to each event; null: unknown.
@@ -219,11 +219,11 @@ class Known:
         return pl.DataFrame(rows, schema=schema | {f"p{n}": pl.Int64() for n in numbers}, orient="row").sort("start")
 
 
-def _latest(rows: Sequence[tuple[int, int, Mapping[int, int]]]) -> list[tuple[int, int, Mapping[int, int]]]:
+def _first(rows: Sequence[tuple[int, int, Mapping[int, int]]]) -> list[tuple[int, int, Mapping[int, int]]]:
     """Spans without overlap from those of one topic partition, oldest first; neighbours that say the same are one."""
     edges = sorted({edge for start, end, _ in rows for edge in (start, end)})
     place = {edge: index for index, edge in enumerate(edges)}
-    # who is painted last is seen: from the latest row on, each takes what is free; `following` skips what is taken
+    # from the oldest row on, each takes what is free; `following` skips what is taken
     owner: list[Mapping[int, int] | None] = [None] * len(edges)
     following = list(range(len(edges) + 1))
 
@@ -233,7 +233,7 @@ def _latest(rows: Sequence[tuple[int, int, Mapping[int, int]]]) -> list[tuple[in
             index = following[index]
         return index
 
-    for start, end, told in reversed(rows):
+    for start, end, told in rows:
         index = free(place[start])
         while index < place[end]:
             owner[index] = told

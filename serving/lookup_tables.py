@@ -29,8 +29,9 @@ def lookup_tables(lookups: Iterable[Lookup]) -> Iterable[Table]:
     when on the history is complete again; `lookup_dead_letters` has the records that are no versions.
 
     `lookup_positions` says which versions the speed layer knew: for offsets ``[start_offset, end_offset)`` of a
-    partition of the events' topic (the greatest `written_at` holds), those before `positions`, an offset by partition
-    of the lookup's topic.
+    partition of the events' topic, those before `positions`, an offset by partition of the lookup's topic. A span grows
+    at its end for as long as nothing new comes, and keeps the `written_at` at which it was opened; for an offset in
+    several the first one opened holds, for all who read it.
     """
     lookups = tuple(lookups)
     if not lookups:
@@ -102,5 +103,7 @@ def lookup_tables(lookups: Iterable[Lookup]) -> Iterable[Table]:
                 ("written_at", f"{INSTANT} DEFAULT now64(6)"),
             ),
             ("events_topic", "topic_partition", "lookup", "start_offset", "written_at"),
+            replacing=True,
+            version="end_offset",
         ),
     )

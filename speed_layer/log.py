@@ -89,8 +89,6 @@ class PartitionLog:
             return
         begin = begin_of(self._settings, self._catalog, self.topic_partition)
         self.reader = self._new_reader(self._catalog)
-        if self.lookups:
-            self.lookups.recall(offset)
         self.watermark = None
         self._assign(max(begin, offset - self._catalog.dedup_horizon))
         while self._position is not None and self._position < offset:

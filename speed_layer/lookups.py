@@ -1,28 +1,23 @@
 """Lookups in the speed layer: the versions that a process has read, and what each chunk knew of them.
 
 A process reads each lookup's topic once, from the archive on. A chunk is joined with the versions read by then, and
-which these were is written down before anything of the chunk is put out. A chunk that is read again, after a failure or
-by another job, is joined with what was known the first time: otherwise its events could move from one row of a table
-to another, and the former row would stay.
+which these were is settled before anything of the chunk is put out (`speed_layer.lookup_spans`).
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from infra.clickhouse import ClickHouseUnavailableError, connect, quote
+from infra.clickhouse import connect
 from infra.settings import Settings
 from metrics.catalog import Catalog, Lookup
 from metrics.lookup import Known, VersionReader, joined, without_versions
 from serving.lookup_archive import Archive, LookupLog, archived_positions, archived_records
-from serving.lookup_tables import POSITIONS
-from speed_layer.tables import TableWriter
+from speed_layer.lookup_spans import SpansRead, SpanTable
 
 _POLL_S = 0.2
 _RETRY_S = 1.0
@@ -30,7 +25,6 @@ _EVERY_S = 1.0
 _STOPPED_AFTER_S = 10.0
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class LookupVersions:
@@ -103,71 +97,33 @@ class PartitionLookups:
 
     def __init__(self, settings: Settings, catalog: Catalog, topic_partition: int) -> None:
         self._settings = settings
-        self._catalog = catalog
-        self._topic_partition = topic_partition
         self._database = settings.database(catalog.source)
-        self._tables = TableWriter(settings, catalog)
+        self._lookups = catalog.lookups
+        self._spans = {
+            lookup.name: SpansRead(SpanTable(settings, self._database, lookup, catalog.topic, topic_partition))
+            for lookup in catalog.lookups
+        }
+        self._topic_partition = topic_partition
         self._known: dict[str, Known] = {}
         self._versions: dict[str, pl.DataFrame] = {}
 
-    def recall(self, offset: int) -> None:
-        """Calls to mind what was known when the offsets from this one on were read before, if they were."""
-        for lookup in self._catalog.lookups:
-            known = _patiently(lambda lookup=lookup: self._recorded(lookup, offset))
-            reached: dict[int, int] = {}
-            for *_, positions in known.spans:
-                reached = {n: max(at, reached.get(n, 0)) for n, at in (reached | dict(positions)).items()}
-            _versions_of(self._settings, self._database, lookup).await_positions(reached)
-            self._known[lookup.name] = known
-
     def begin(self, start: int, end: int) -> None:
-        """Takes what is known for the chunk of offsets ``[start, end)``, and writes down what was not before."""
-        for lookup in self._catalog.lookups:
-            versions, positions = _versions_of(self._settings, self._database, lookup).snapshot()
-            known = self._known.get(lookup.name, Known())
-            if known.spans and known.spans[-1][2] <= start:
-                known = self._known[lookup.name] = Known()
-            self._versions[lookup.name] = versions
-            rows = [
-                {"start_offset": first, "end_offset": last, "positions": _entries(positions)}
-                for first, last in known.missing(self._topic_partition, start, end)
-            ]
-            if rows:
-                self._tables.insert(quote(POSITIONS), self._rows(lookup, rows), repeat=True)
+        """Settles what is known for the chunk of offsets ``[start, end)``, and waits until it is known here, too."""
+        for lookup in self._lookups:
+            versions = _versions_of(self._settings, self._database, lookup)
+            spans = self._spans[lookup.name].settle(start, end, lambda versions=versions: versions.snapshot()[1])
+            for span in spans:
+                versions.await_positions(span.positions)
+            self._known[lookup.name] = Known.of((self._topic_partition, s.start, s.end, s.positions) for s in spans)
+            self._versions[lookup.name], _ = versions.snapshot()
 
     def join(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Gives the events of the chunk the fields of all lookups."""
-        for lookup in self._catalog.lookups:
-            versions, known = self._versions[lookup.name], self._known.get(lookup.name, Known())
+        """Gives events of the chunk the fields of all lookups."""
+        for lookup in self._lookups:
+            versions = self._versions[lookup.name]
             numbers = versions["topic_partition"].unique().to_list()
-            before = known.before(events, numbers) if known.spans else None
-            events = joined(events, lookup, versions, before)
+            events = joined(events, lookup, versions, self._known[lookup.name].before(events, numbers))
         return events
-
-    def _rows(self, lookup: Lookup, rows: list[dict[str, object]]) -> pl.DataFrame:
-        entry = pl.List(pl.Struct({"key": pl.Int32(), "value": pl.Int64()}))
-        return pl.DataFrame(rows, schema_overrides={"positions": entry}).with_columns(
-            lookup=pl.lit(lookup.name),
-            topic=pl.lit(lookup.topic),
-            events_topic=pl.lit(self._catalog.topic),
-            topic_partition=pl.lit(self._topic_partition, pl.Int32),
-        )
-
-    def _recorded(self, lookup: Lookup, offset: int) -> Known:
-        sql = (
-            f"SELECT topic_partition, start_offset, end_offset, positions FROM {quote(POSITIONS)} "
-            "WHERE events_topic = {events:String} AND topic_partition = {number:Int32} AND lookup = {lookup:String} "
-            "AND topic = {topic:String} AND end_offset > {offset:Int64} ORDER BY written_at, start_offset"
-        )
-        parameters = {
-            "events": self._catalog.topic,
-            "number": self._topic_partition,
-            "lookup": lookup.name,
-            "topic": lookup.topic,
-            "offset": offset,
-        }
-        rows = connect(self._settings, self._database).query(sql, parameters=parameters).result_rows
-        return Known.of((int(number), int(start), int(end), dict(at)) for number, start, end, at in rows)
 
 
 class Archiving:
@@ -226,16 +182,3 @@ def _versions_of(settings: Settings, database: str, lookup: Lookup) -> LookupVer
         if (database, lookup) not in _VERSIONS:
             _VERSIONS[database, lookup] = LookupVersions(settings, database, lookup)
         return _VERSIONS[database, lookup]
-
-
-def _patiently(ask: Callable[[], T]) -> T:
-    while True:
-        try:
-            return ask()
-        except (ClickHouseError, ClickHouseUnavailableError, OSError) as error:
-            logger.warning("cannot read what was known of lookups: %s; waiting", error)
-            time.sleep(_RETRY_S)
-
-
-def _entries(positions: Mapping[int, int]) -> list[dict[str, int]]:
-    return [{"key": number, "value": at} for number, at in sorted(positions.items())]

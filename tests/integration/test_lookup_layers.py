@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -18,11 +19,15 @@ from infra.clickhouse import connect
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
+from metrics.lookup import Known
 from metrics.window import to_epoch_ms
 from reconciliation.reconcile import reconcile
 from reconciliation.result import PartitionReconciliation
 from serving import schema
 from serving.lookup_archive import Archive, Gap, LookupTopicError, archived_records, gaps
+from serving.lookup_positions import recorded
+from speed_layer.lookup_spans import SpansRead, SpanTable
+from speed_layer.lookups import PartitionLookups, _versions_of
 from speed_layer.main import run as speed
 
 START = to_epoch_ms(datetime(2026, 3, 1, 12, tzinfo=UTC))
@@ -218,6 +223,61 @@ def test_events_are_joined_with_the_version_that_was_valid_and_late_versions_are
     batch(stack, source, [DAY])
     again = _result(stack, source)
     assert again.causes["lookup_lag"] == result.causes["lookup_lag"]
+
+
+def test_a_job_beside_another_joins_with_what_the_other_knew_when_it_read(
+    kafka: Settings, clickhouse: Settings, source: Catalog
+) -> None:
+    (lookup,) = source.lookups
+    database = clickhouse.database(source.source)
+    schema.apply(connect(clickhouse), source, database)
+    client = connect(clickhouse, database)
+    send_versions(kafka, source, FIRST)
+    send_events(kafka, source, range(40))
+    live, beside = (PartitionLookups(clickhouse, source, 0) for _ in range(2))
+    live.begin(0, 4)
+    beside.begin(0, 2)
+    live.begin(4, 8)
+    live.begin(8, 9)
+    send_versions(kafka, source, LATE)
+    versions = _versions_of(clickhouse, database, lookup)
+    versions.await_positions({0: len(FIRST + LATE)})
+
+    beside.begin(2, 12)
+    live.begin(9, 12)
+
+    spans = recorded(client, lookup, source.topic, 0, 0, 100)
+    assert [(s.start, s.end, dict(s.positions)) for s in spans] == [
+        (0, 9, {0: len(FIRST)}),
+        (9, 12, {0: len(FIRST + LATE)}),
+    ]
+    assert live._known["customers"].reach(0, 9) == beside._known["customers"].reach(0, 2) == 12
+    client.command("OPTIMIZE TABLE lookup_positions FINAL")
+    assert client.query("SELECT count() FROM lookup_positions").result_rows == [(2,)]
+
+
+def test_of_many_that_claim_the_same_offsets_at_once_one_holds_for_all_even_where_the_log_began_anew(
+    kafka: Settings, clickhouse: Settings, source: Catalog
+) -> None:
+    (lookup,) = source.lookups
+    database = clickhouse.database(source.source)
+    schema.apply(connect(clickhouse), source, database)
+
+    def read(number: int) -> list[tuple[int, int, int]]:
+        spans = SpansRead(SpanTable(clickhouse, database, lookup, source.topic, 0))
+        chunks = [spans.settle(n, n + 5 + number, lambda: {0: number}) for n in range(0, 60, 5 + number)]
+        held = Known.of((0, s.start, s.end, s.positions) for chunk in chunks for s in chunk)
+        return [(start, min(end, 60), at[0]) for _, start, end, at in held.spans if start < 60]
+
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as pool:
+            whole, *others = pool.map(read, range(4))
+        assert whole[0][0] == 0
+        assert whole[-1][1] == 60
+        assert others == [whole] * 3
+        delete = "ALTER TABLE lookup_positions DELETE WHERE events_topic = {topic:String}"
+        client = connect(clickhouse, database)
+        client.command(delete, parameters={"topic": source.topic}, settings={"mutations_sync": 1})
 
 
 def test_days_before_the_history_of_a_lookup_is_complete_are_refused(
