@@ -11,13 +11,12 @@ from datetime import date
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from batch_layer.manifest import DayRefusedError, earliest_event_time, instant
-from infra.clickhouse import quote
+from batch_layer.manifest import DayRefusedError, Plan, earliest_event_time, instant
 from infra.settings import Settings
 from metrics.catalog import Catalog, Lookup
 from metrics.lookup import Known, VersionReader, joined
 from serving.lookup_archive import Archive, Gap, archived_records, gaps
-from serving.lookup_tables import POSITIONS
+from serving.lookup_positions import recorded
 
 
 class LookupHistoryError(DayRefusedError):
@@ -55,18 +54,18 @@ class Versions:
         return events
 
 
-def read_versions(settings: Settings, client: Client, catalog: Catalog, days: Sequence[date]) -> Versions | None:
+def read_versions(settings: Settings, client: Client, catalog: Catalog, planned: Plan) -> Versions | None:
     """Archives what has come since, and reads all versions; None for a catalog without lookups.
 
     Raises:
-        LookupHistoryError: The history of a lookup is not complete from the first of the days on.
+        LookupHistoryError: The history of a lookup is not complete from the first of the plan's days on.
         LookupTopicError: The topic of a lookup is not the one that was archived.
         TopicError: The topic of a lookup does not exist.
     """
     if not catalog.lookups:
         return None
     # positions first: what the speed layer knew is then in the archive, too
-    known = {lookup.name: _known(client, catalog, lookup) for lookup in catalog.lookups}
+    known_then = {lookup.name: known(client, catalog, lookup, planned) for lookup in catalog.lookups}
     versions, positions = {}, {}
     for lookup in catalog.lookups:
         archive = Archive(settings, client, lookup)
@@ -75,9 +74,9 @@ def read_versions(settings: Settings, client: Client, catalog: Catalog, days: Se
             positions[lookup.name] = archive.positions
         finally:
             archive.close()
-        refuse_gaps(catalog, lookup, gaps(client, lookup), days)
+        refuse_gaps(catalog, lookup, gaps(client, lookup), planned.days)
         versions[lookup.name] = VersionReader(lookup).read(archived_records(client, lookup)).versions
-    return Versions(catalog.lookups, versions, known, positions)
+    return Versions(catalog.lookups, versions, known_then, positions)
 
 
 def refuse_gaps(catalog: Catalog, lookup: Lookup, missing: Sequence[Gap], days: Sequence[date]) -> None:
@@ -101,12 +100,10 @@ def refuse_gaps(catalog: Catalog, lookup: Lookup, missing: Sequence[Gap], days: 
     raise LookupHistoryError(msg)
 
 
-def _known(client: Client, catalog: Catalog, lookup: Lookup) -> Known:
-    sql = (
-        f"SELECT topic_partition, start_offset, end_offset, positions FROM {quote(POSITIONS)} "
-        "WHERE events_topic = {events:String} AND lookup = {lookup:String} AND topic = {topic:String} "
-        "ORDER BY written_at, start_offset"
+def known(client: Client, catalog: Catalog, lookup: Lookup, planned: Plan) -> Known:
+    """What the speed layer knew of a lookup at the offsets that a plan reads."""
+    return Known.of(
+        (r.topic_partition, span.start, span.end, span.positions)
+        for r in planned.ranges
+        for span in recorded(client, lookup, catalog.topic, r.topic_partition, r.start, r.end)
     )
-    parameters = {"events": catalog.topic, "lookup": lookup.name, "topic": lookup.topic}
-    rows = client.query(sql, parameters=parameters).result_rows
-    return Known.of((int(number), int(start), int(end), dict(at)) for number, start, end, at in rows)

@@ -138,7 +138,7 @@ def run(
     schema.apply(connect(settings), catalog, database)
     target = Target(settings, database, run_id)
     client = target.connect()
-    lookups = read_versions(settings, client, catalog, planned.days)
+    lookups = read_versions(settings, client, catalog, planned)
     started = time.monotonic()
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 import yaml
 
-from batch_layer.lookups import LookupHistoryError, Versions, refuse_gaps
-from batch_layer.manifest import DayRefusedError
+from batch_layer.lookups import LookupHistoryError, Versions, known, refuse_gaps
+from batch_layer.manifest import DayRefusedError, Plan, ReadRange
 from batch_layer.rows import row_schema, used_fields
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
@@ -64,11 +64,29 @@ def test_the_same_events_are_joined_exactly_and_as_they_were_known() -> None:
     shop = catalog()
     records = [(0, 0, 10, b"u", b'{"segment": "new"}'), (0, 1, 20, b"u", b'{"segment": "old"}')]
     read = VersionReader(shop.lookups[0]).read(pl.DataFrame(records, schema=RECORDS, orient="row"))
-    known = Known.of([(0, 0, 2, {0: 1}), (0, 5, 6, {0: 0})])
-    versions = Versions(shop.lookups, {"customers": read.versions}, {"customers": known}, {"customers": {0: 2}})
+    then = Known.of([(0, 0, 2, {0: 1}), (0, 5, 6, {0: 0})])
+    versions = Versions(shop.lookups, {"customers": read.versions}, {"customers": then}, {"customers": {0: 2}})
     events = pl.DataFrame(
         {"topic_partition": [0] * 4, "offset": [0, 1, 2, 5], "event_time": [15, 25, 25, 25], "f_user": ["u"] * 4},
         schema_overrides={"topic_partition": pl.Int32},
     )
     assert versions.exact(events)["f_customers_segment"].to_list() == ["new", "old", "old", "old"]
     assert versions.expected(events)["f_customers_segment"].to_list() == ["new", "new", "old", None]
+
+
+def test_a_run_asks_what_was_known_at_the_offsets_that_it_reads_and_no_others() -> None:
+    asked: list[dict[str, object]] = []
+
+    class Answer:
+        result_rows = ((3, 9, {0: 1}, 70), (5, 12, {0: 2}, 80))
+
+    class Client:
+        def query(self, sql: str, parameters: dict[str, object]) -> Answer:
+            asked.append(parameters)
+            return Answer()
+
+    shop = catalog()
+    planned = Plan((date(2026, 3, 2),), (ReadRange(1, 0, 4, 10, 0), ReadRange(2, 5, 6, 8, 0)), None)
+    found = known(Client(), shop, shop.lookups[0], planned)  # type: ignore[arg-type]
+    assert [(one["number"], one["start"], one["end"]) for one in asked] == [(1, 4, 10), (2, 6, 8)]
+    assert found.spans == ((1, 3, 9, {0: 1}), (1, 9, 12, {0: 2}), (2, 3, 9, {0: 1}), (2, 9, 12, {0: 2}))
