@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -40,6 +41,8 @@ class Cell:
         registers: Of a distinct, its HyperLogLog registers.
         buckets: Of a quantile, the number of values per bucket.
         length: Of a session, ms from its first event to its last.
+        magnitude: Of a float that was computed, what its rounding is judged against: the sum of the magnitudes of the
+            terms, or their mean; of a standard deviation the root mean square; of a ratio the same of its quotient.
     """
 
     end: int = 0
@@ -48,6 +51,7 @@ class Cell:
     registers: dict[int, int] = field(default_factory=dict)
     buckets: dict[int, int] = field(default_factory=dict)
     length: int = 0
+    magnitude: float = 0.0
 
 
 def fold(tree: Mapping[str, Any], events: Sequence[Event], evaluate: Evaluate) -> dict[Key, Cell]:
@@ -107,8 +111,12 @@ def _ratio(name: str, metric: Mapping[str, Any], cells: Mapping[Key, Cell]) -> d
         below = cells.get((denominator, grain, start, dimensions))
         if of == numerator and (not wanted or grain in wanted):
             divisor = below.value if below else None
-            value = None if not divisor or above.value is None else float(above.value) / float(divisor)
-            found[name, grain, start, dimensions] = Cell(above.end, above.events, value)
+            cell = found[name, grain, start, dimensions] = Cell(above.end, above.events, None)
+            if divisor and above.value is not None:
+                cell.value = float(above.value) / float(divisor)
+                scale = abs(float(divisor))
+                cell.magnitude = max(above.magnitude, abs(float(above.value))) / scale
+                cell.magnitude += abs(cell.value) * (below.magnitude if below else 0.0) / scale
     return found
 
 
@@ -156,6 +164,7 @@ def _windows(words: Sequence[str], moment: int, chosen: Sequence[Event]) -> Iter
         yield _begin(first, zone), _begin(after, zone)
 
 
+@cache
 def _begin(day: date, zone: ZoneInfo) -> int:
     """The first instant of a local day, in ms, found quarter of an hour by quarter of an hour."""
     instant = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=30)
@@ -200,14 +209,17 @@ def _aggregate(cell: Cell, agg: str, members: Sequence[Event], evaluate: Evaluat
     match name.strip().lower():
         case "sum":
             cell.value = math.fsum(values) if values and isinstance(values[0], float) else sum(values)
+            cell.magnitude = float(sum(map(abs, values)))
         case "min":
             cell.value = min(values, default=None)
         case "max":
             cell.value = max(values, default=None)
         case "mean":
             cell.value = float(sum(map(Fraction, values)) / len(values)) if values else None
+            cell.magnitude = float(sum(abs(Fraction(value)) for value in values)) / max(len(values), 1)
         case "stddev":
             cell.value = _stddev([Fraction(float(value)) for value in values])
+            cell.magnitude = math.sqrt(sum(Fraction(float(value)) ** 2 for value in values) / max(len(values), 1))
         case "distinct":
             texts = {as_text(value) for value in values}
             cell.value = len(texts)
