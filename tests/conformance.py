@@ -1,136 +1,406 @@
-"""What every engine must say: a catalog of all aggregations and windows, events around changes of clocks, a judge."""
+"""What every engine must say: catalogs of all aggregations and windows, events around changes of clocks, a judge."""
 
 import json
+import math
+import os
+import random
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 sys.path.append(str(Path(__file__).parent / "property"))
 from strategies import TREE, amounts, texts  # noqa: E402 - a directory of its own, which pytest adds too
 
 from metrics import sketch  # noqa: E402
-from metrics.catalog import ShownMetric  # noqa: E402
+from metrics.catalog import Catalog, Metric, RatioMetric, ShownMetric  # noqa: E402
 from metrics.reference import Record  # noqa: E402
 from metrics.reference_values import Cell, Key  # noqa: E402
+from metrics.window import format_duration  # noqa: E402
+
+Tree = dict[str, Any]
+"""A catalog as its file has it."""
+
+Place = tuple[int, tuple[str, ...]]
+"""Start of a window in ms, and its dimensions; of a session its key before these."""
 
 HOUR = 3_600_000
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo"]
-CHANGES = [
-    1_711_846_800_000,  # Berlin loses an hour
-    1_729_990_800_000,  # and gains it
-    1_710_054_000_000,  # New York
-    1_730_613_600_000,
-    1_712_415_600_000,  # Lord Howe, by half an hour
-    1_728_142_200_000,
-    1_714_082_400_000,  # Cairo, at midnight
-    1_730_401_200_000,
-]
-EVERY = [
+CHANGES = {
+    "Berlin loses an hour": 1_711_846_800_000,
+    "Berlin gains an hour": 1_729_990_800_000,
+    "New York loses an hour": 1_710_054_000_000,
+    "New York gains an hour": 1_730_613_600_000,
+    "Lord Howe gains half an hour": 1_712_415_600_000,
+    "Lord Howe loses half an hour": 1_728_142_200_000,
+    "Cairo loses an hour at midnight": 1_714_082_400_000,
+    "Cairo gains an hour at midnight": 1_730_401_200_000,
+}
+WINDOWS = [
     "tumbling 7m",
+    "tumbling 1h",
     "tumbling 36h",
     "sliding 1h every 25m",
+    "sliding 2h every 1h",
     "global",
     *(f"{unit} {zone}" for unit in ("day", "week", "month") for zone in ZONES),
 ]
-FEW = ["tumbling 1h", "sliding 2h every 1h", "day Australia/Lord_Howe", "global"]
-AGGREGATIONS = {
-    "n": {"agg": "count", "by": ["country"], "window": EVERY},
-    "total": {"agg": "sum(amount)", "where": "kind <> 'view'", "window": FEW},
-    "size": {"agg": "sum(size)", "by": ["country"], "window": FEW},
-    "least": {"agg": "min(amount)", "window": FEW},
-    "most": {"agg": "max(size)", "by": ["country"], "window": FEW},
-    "mean": {"agg": "mean(amount)", "window": FEW},
-    "spread": {"agg": "stddev(size)", "window": FEW},
-    "users": {"agg": "distinct(user)", "by": ["country"], "window": FEW},
-    "median": {"agg": "quantile(amount, 0.5)", "by": ["country"], "window": FEW},
-    "p95": {"agg": "quantile(items, 0.95)", "window": FEW},
-    "p1": {"agg": "quantile(size, 0.01)", "window": FEW},
-    "top": {"agg": "top(user, 2)", "by": ["country"], "window": FEW},
-    "latest": {"agg": "last(user)", "by": ["kind"], "window": FEW},
-    "member": {"agg": "last(member)", "window": FEW},
-    "stock": {"agg": "level(level, items)", "by": ["country"], "window": FEW},
-    "visits": {"agg": "count", "by": ["country"], "window": "session 30m max 2h"},
-    "spent": {"agg": "mean(amount)", "window": "session 10m"},
-    "seen": {"agg": "distinct(kind)", "window": "session 30m"},
-    "per_event": {"ratio": ["size", "n"]},
+SESSIONS = ["session 30m max 2h", "session 10m", "session 30m"]
+AGGREGATIONS: dict[str, Tree] = {
+    "n": {"agg": "count", "by": ["country"]},
+    "total": {"agg": "sum(amount)", "where": "kind <> 'view'"},
+    "size": {"agg": "sum(size)", "by": ["country"]},
+    "points": {"agg": "sum(points)", "by": ["kind"]},
+    "least": {"agg": "min(amount)"},
+    "most": {"agg": "max(size)", "by": ["country"]},
+    "mean": {"agg": "mean(amount)"},
+    "mean_size": {"agg": "mean(size)", "by": ["kind"]},
+    "spread": {"agg": "stddev(size)"},
+    "users": {"agg": "distinct(user)", "by": ["country"]},
+    "median": {"agg": "quantile(amount, 0.5)", "by": ["country"]},
+    "p95": {"agg": "quantile(items, 0.95)"},
+    "p1": {"agg": "quantile(size, 0.01)"},
+    "top": {"agg": "top(user, 2)", "by": ["country"]},
+    "latest": {"agg": "last(user)", "by": ["kind"]},
+    "member": {"agg": "last(member)"},
+    "stock": {"agg": "level(level, items)", "by": ["country"]},
 }
-LOG = TREE | {"fields": TREE["fields"] | {"level": "int"}, "metrics": AGGREGATIONS, "dedup_horizon": 500_000}
+RATIOS = {"per_event": ["size", "n"], "users_per_event": ["users", "n"]}
+LOG = TREE | {
+    "fields": TREE["fields"] | {"level": "int", "points": {"type": "int", "default": 3}},
+    "dedup_horizon": 500_000,
+}
+
+ROUNDING = 1e-12
+"""What a float may differ by for the order in which floats are added up, relative to `Cell.magnitude`.
+
+The catalog reference promises 1e-9. A sum of n terms is within n / 2**53 of the magnitudes, and no window here has a
+thousand events.
+"""
+
+LONG = 100_000
+HANDS = 4
+SOME_SESSIONS = 6
 
 
 @st.composite
-def events(draw: st.DrawFn, least: int = 1, most: int = 60) -> list[Record]:
-    """Events within a day and a half of a change of clocks, many at the same millisecond, half of them in bursts."""
-    change = draw(st.sampled_from(CHANGES))
-    records = []
-    moments = st.integers(-36 * HOUR, 36 * HOUR) | st.integers(-10, 10).map(lambda n: n * 600_000)
-    for number in range(draw(st.integers(least, most))):
-        moment = change + draw(moments)
-        body = {
-            "id": f"e{number}",
-            "ts": moment,
-            "kind": draw(st.sampled_from(["buy", "cart", "view"])),
-            "user": draw(st.none() | st.sampled_from(["u1", "u2", "😀"]) | texts),
-            "country": draw(st.sampled_from([None, "de", "日本", ""])),
-            "amount": draw(st.none() | amounts.map(str)),
-            "items": draw(st.none() | st.integers(-5, 5) | st.integers(-(10**15), 10**15)),
-            "level": draw(st.none() | st.none() | st.integers(0, 50)),
-            "member": draw(st.none() | st.booleans()),
-            "size": draw(st.none() | st.floats(-1e6, 1e6, allow_subnormal=False) | st.sampled_from([-0.0, 1e99])),
-        }
-        records.append(Record(0, number, moment, json.dumps(body).encode()))
+def products(draw: st.DrawFn) -> Tree:
+    """A catalog with every aggregation in every window and every session.
+
+    The windows of an aggregation are dealt to several metrics, so that they are made of slices of many widths.
+    """
+    metrics: Tree = {}
+    for name, metric in AGGREGATIONS.items():
+        dealt = draw(st.permutations(WINDOWS))
+        hands = [dealt[number::HANDS] for number in range(HANDS)]
+        windows: list[Any] = [*hands, *(SESSIONS if _allows_sessions(metric) else [])]
+        metrics |= {f"{name}_{number}": metric | {"window": own} for number, own in enumerate(windows)}
+    return LOG | {"metrics": metrics}
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Tree:
+    """A catalog with every aggregation in a few windows, every window in a few aggregations, sessions of some.
+
+    Any aggregation may meet any window or session in one of them.
+    """
+    deck = draw(st.permutations(WINDOWS))
+    metrics: Tree = {}
+    for number, (name, metric) in enumerate(AGGREGATIONS.items()):
+        hand = [deck[(number * HANDS + card) % len(deck)] for card in range(HANDS)]
+        metrics[name] = metric | {"window": hand}
+    for number, name in enumerate(draw(st.permutations(sorted(filter(_has_sessions, AGGREGATIONS))))[:SOME_SESSIONS]):
+        metrics[f"{name}_sessions"] = AGGREGATIONS[name] | {"window": SESSIONS[number % len(SESSIONS)]}
+    for name, (above, below) in RATIOS.items():
+        shared = metrics[above]["window"][:2]
+        metrics[below]["window"] = list(dict.fromkeys([*metrics[below]["window"], *shared]))
+        metrics[name] = {"ratio": [above, below], "window": shared}
+    return LOG | {"metrics": metrics}
+
+
+def _has_sessions(name: str) -> bool:
+    return _allows_sessions(AGGREGATIONS[name])
+
+
+def _allows_sessions(metric: Tree) -> bool:
+    return not metric["agg"].startswith("level")
+
+
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "kind": st.sampled_from(["buy", "cart", "view"]),
+    "user": st.none() | st.sampled_from(["u1", "u2", "😀", "\uffff"]) | texts,
+    "country": st.sampled_from([None, "de", "日本", "", "𝔘"]),
+    "amount": st.none() | amounts.map(str) | amounts.map(float) | st.sampled_from(["-0.00", -0.0]),
+    "items": st.none() | st.integers(-5, 5) | st.integers(-(10**15), 10**15),
+    "level": st.none() | st.none() | st.integers(0, 50),
+    "points": st.none() | st.integers(0, 9),
+    "member": st.none() | st.booleans(),
+    "size": st.none() | st.floats(-1e6, 1e6, allow_subnormal=False) | st.sampled_from([-0.0, 1e99]),
+}
+EDGES: list[Tree] = [
+    {},
+    {"user": "x" * LONG, "country": "de", "size": -0.0, "amount": "-0.00"},
+    {"user": "😀", "country": "😀" * (LONG // 4), "size": 1e99, "amount": -0.0},
+]
+"""What some events of each log are for certain, beside what is drawn: nothing at all, and very long texts."""
+
+_TOKENS = {"size": ["NaN", "Infinity", "-Infinity", "1e400", '"1"'], "amount": ['"NaN"', "0.001"], "items": ["-0.0"]}
+
+
+@st.composite
+def bodies(draw: st.DrawFn, least: int, most: int, change: int | None = None) -> list[Tree]:
+    """Events within a day and a half of a change of clocks: half of them spread evenly, half in bursts.
+
+    Now and then a field is missing. The first are `EDGES`.
+    """
+    middle = draw(st.sampled_from(list(CHANGES.values()))) if change is None else change
+    count = draw(st.integers(least, most))
+    found = []
+    for number in range(count):
+        if number % 2:
+            moment = middle + draw(st.integers(-10, 10)) * 600_000 + draw(st.sampled_from([0, 0, -1, 1]))
+        else:
+            moment = middle - 36 * HOUR + number * 72 * HOUR // count + draw(st.integers(0, HOUR))
+        fields = {name: draw(values) for name, values in FIELDS.items()}
+        if number < len(EDGES):
+            fields = EDGES[number]
+        for missing in draw(st.lists(st.sampled_from(list(FIELDS)), max_size=2)):
+            fields = {name: value for name, value in fields.items() if name != missing}
+        found.append({"id": f"e{number}", "ts": moment} | fields)
+    return found
+
+
+def encoded(body: Tree, *, ascii_only: bool = True) -> bytes:
+    """An event as JSON."""
+    return json.dumps(body, ensure_ascii=ascii_only).encode()
+
+
+def unreadable(body: Tree) -> list[bytes]:
+    """What is no event, though an event is what it comes from."""
+    marked = [(encoded(body | {name: "@"}), token) for name, tokens in _TOKENS.items() for token in tokens]
+    return [b"{", b'{"id": 1}', encoded(body)[:-3], *(value.replace(b'"@"', token.encode()) for value, token in marked)]
+
+
+@st.composite
+def events(draw: st.DrawFn, change: int | None = None, least: int = 8, most: int = 40) -> list[Record]:
+    """A log of one topic partition: drawn events, and among them what is none."""
+    records: list[Record] = []
+    drawn = draw(bodies(least, most, change))
+    for body in drawn:
+        records.append(Record(0, len(records), body["ts"], encoded(body, ascii_only=draw(st.booleans()))))
+    for value in unreadable(drawn[-1]):
+        records.append(Record(0, len(records), drawn[-1]["ts"], value))
     return records
+
+
+SEED = "CONFORMANCE_SEED"
+"""The environment variable that draws the catalog and the log of a failure again."""
+
+Drawn = TypeVar("Drawn")
+
+
+def fresh_seed() -> int:
+    """The seed that the environment names, else a new one."""
+    return int(os.environ.get(SEED) or random.SystemRandom().randrange(2**32))
+
+
+def drawn_by(number: int, strategy: st.SearchStrategy[Drawn]) -> Drawn:
+    """What a seed stands for. Hypothesis draws the simplest there is first, so the last of several is taken."""
+    found: list[Drawn] = []
+
+    @seed(number)
+    @settings(
+        max_examples=5,
+        derandomize=False,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def draw(example: Drawn) -> None:
+        found.append(example)
+
+    draw()
+    return found[-1]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an engine says of a window.
+
+    Attributes:
+        end: in ms, exclusive.
+        value: as JSON has it, as are `lower` and `upper`.
+        events: how many it folded; None where rows do not say so, as those of ratios.
+        length: of a session, in ms.
+        states: of a sketch or of counts, the merged map; None where it is not asked for.
+    """
+
+    end: int
+    value: Any
+    lower: Any
+    upper: Any
+    events: int | None
+    length: int | None = None
+    states: Mapping[Any, int] | None = None
 
 
 def judge(
     metric: ShownMetric,
     grain: str,
-    rows: dict[tuple[int, tuple[str, ...]], dict[str, Any]],
-    expected: dict[Key, Cell],
+    rows: Sequence[tuple[Place, Said]],
+    expected: Mapping[Key, Cell],
     *,
     exact: bool,
 ) -> None:
-    """Asserts that rows are all windows of a metric and grain, and say what the reference says.
+    """Asserts that rows are all windows of a metric and grain, each once, and say what the reference says.
 
     Args:
         metric: the metric.
         grain: its grain.
-        rows: by start of the window (ms) and dimensions: end, events, length, value, lower, upper as JSON has them.
+        rows: of the metric and grain.
         expected: the reference's cells.
         exact: whether values must be equal, or lie within their bounds.
     """
     wanted = {key[2:]: cell for key, cell in expected.items() if key[:2] == (metric.name, grain)}
-    assert set(rows) == set(wanted), (metric.name, grain)
-    for key, cell in wanted.items():
-        row = rows[key]
-        assert row["end"] == cell.end, (metric.name, grain, key)
-        assert row.get("events", cell.events) == cell.events, (metric.name, grain, key)
-        if metric.session:
-            assert row["length"] == cell.length
+    found = dict(rows)
+    assert len(found) == len(rows), _told(metric.name, grain, "a window stands there twice")
+    assert set(found) == set(wanted), _told(metric.name, grain, "windows", set(found) ^ set(wanted))
+    for place, cell in wanted.items():
+        said = found[place]
+        assert said.end == cell.end, _told(metric.name, grain, place, said, cell)
+        assert said.events == (None if isinstance(metric, RatioMetric) else cell.events), _told(
+            metric, grain, place, said, cell
+        )
+        assert not metric.session or said.length == cell.length, _told(metric.name, grain, place, said, cell)
+        assert said.states is None or said.states == states_of(metric, cell), _told(
+            metric.name, grain, place, said, cell
+        )
         if exact:
-            assert _same(metric, row["value"], cell.value), (metric.name, grain, key, row["value"], cell.value)
-        elif cell.value is None:
-            assert row["value"] is None
+            bounds = [said.lower, said.upper]
+            fits = _same(metric, said.value, cell) and bounds == [None, None]
+        elif isinstance(metric, RatioMetric):
+            fits = _within_quotients(metric, said, expected[metric.numerator.name, grain, *place])
         else:
-            assert Decimal(row["lower"]) <= Decimal(cell.value) <= Decimal(row["upper"])
-            if metric.text.startswith("quantile"):
-                rounding = Decimal(1).scaleb(-_scale(metric)) / 2 if metric.value_type != "Float64" else 0
-                allowed = Decimal(sketch.RELATIVE_ERROR) * abs(Decimal(cell.value)) + rounding
-                assert abs(Decimal(row["value"]) - Decimal(cell.value)) <= allowed * Decimal("1.000000001")
+            fits = _within(metric, said, cell)
+        assert fits, _told(metric.name, grain, place, said, cell)
 
 
-def _same(metric: ShownMetric, value: Any, wanted: Any) -> bool:
+def _told(*what: Any) -> str:
+    """The parts of a message, none of them endless."""
+    return " | ".join(text if len(text := str(part)) < 600 else f"{text[:300]} ... {text[-300:]}" for part in what)
+
+
+def _same(metric: ShownMetric, value: Any, cell: Cell) -> bool:
+    wanted = cell.value
     if value is None or wanted is None:
         return value is wanted
     if metric.text.startswith("top"):
         return [(one["item"], one["count"]) for one in value] == wanted
     if metric.value_type == "Float64":
-        tolerance = 1e-9 * max(abs(wanted), 1e99 if metric.name == "size" and abs(wanted) > 1e90 else 1e6)
-        return abs(float(value) - float(wanted)) <= tolerance
+        # a negative zero is equal to zero, and yet is one that nobody may see
+        signed = value == 0 and math.copysign(1, value) < 0
+        return not signed and abs(value - wanted) <= ROUNDING * cell.magnitude
     return Decimal(value) == wanted if metric.value_type.startswith("Decimal") else value == wanted
 
 
+def _within(metric: ShownMetric, said: Said, cell: Cell) -> bool:
+    """Whether a quantile lies in its narrow bounds, or a distinct count and its bounds are those of its registers."""
+    if cell.value is None:
+        return said.value is said.lower is said.upper is None
+    if not metric.text.startswith("quantile"):
+        return _near([said.value, said.lower, said.upper], distinct_of(cell.registers))
+    value, lower, upper, wanted = map(Decimal, (said.value, said.lower, said.upper, cell.value))
+    unit = Decimal(0) if metric.value_type == "Float64" else Decimal(1).scaleb(-_scale(metric))
+    allowed = Decimal(sketch.RELATIVE_ERROR) * abs(wanted) * Decimal("1.000000001")
+    narrow = upper - lower <= 2 * allowed + 2 * unit
+    return lower <= wanted <= upper and narrow and abs(value - wanted) <= allowed + unit / 2
+
+
+def _within_quotients(metric: RatioMetric, said: Said, above: Cell) -> bool:
+    """Whether a distinct count divided by a number of events has the bounds of that count."""
+    assert metric.numerator.agg.name == "distinct"
+    assert metric.denominator.agg.name == "count"
+    shown = [quotient * above.events for quotient in (said.value, said.lower, said.upper)]
+    return _near(shown, distinct_of(above.registers))
+
+
+def _near(shown: Sequence[float], wanted: Sequence[float]) -> bool:
+    return all(abs(one - other) <= 0.5 + 1e-6 for one, other in zip(shown, wanted, strict=True))
+
+
+def distinct_of(registers: Mapping[int, int]) -> tuple[float, float, float]:
+    """Estimate, lower and upper bound of a distinct count, each half a unit from every number that it rounds to.
+
+    Source:
+        Ertl, "New cardinality estimation algorithms for HyperLogLog sketches" (2017), algorithm 6.
+    """
+    if not registers:
+        return 0.0, 0.0, 0.0
+    count, filled = 4096, len(registers)
+    power, factor, sigma = 1 - filled / count, 1.0, 1 - filled / count
+    while (grown := sigma + (power := power * power) * factor) != sigma:
+        sigma, factor = grown, factor * 2
+    harmonic = count * sigma + sum(2.0**-rank for rank in registers.values())
+    estimate = count * count / (2 * math.log(2)) / harmonic
+    error = 3 * 1.04 / math.sqrt(count)
+    lower, upper = math.floor(estimate / (1 + error)), math.ceil(estimate / (1 - error))
+    return max(filled, estimate), max(filled, lower), max(filled, upper)
+
+
 def _scale(metric: ShownMetric) -> int:
-    return int(metric.value_type.rstrip(")").split(", ")[1]) if metric.value_type.startswith("Decimal") else 0
+    _, comma, scale = metric.value_type.rstrip(")").partition(", ")
+    return int(scale) if comma else 0
+
+
+STATES = ("distinct", "quantile", "top")
+"""Aggregations whose state is a map that the reference has too."""
+
+
+def states_of(metric: ShownMetric, cell: Cell) -> dict[Any, int]:
+    """The registers, buckets or counts of a cell; counts only where its metric shows all of them."""
+    return {"distinct": cell.registers, "quantile": cell.buckets}.get(metric.text.partition("(")[0]) or dict(
+        cell.value if metric.text.startswith("top") else ()
+    )
+
+
+def state_tree(catalog: Catalog, tree: Tree) -> Tree:
+    """A catalog whose windows are the slices, and the sessions, of the metrics of `STATES`, under their names."""
+    metrics = {}
+    for metric in catalog.metrics:
+        if metric.agg.name in STATES:
+            given = tree["metrics"][metric.name]
+            window = given["window"] if metric.session else f"tumbling {slice_grain(metric)}"
+            agg = "top(user, 1000000)" if metric.agg.name == "top" else given["agg"]
+            metrics[metric.name] = given | {"agg": agg, "window": window}
+    return tree | {"metrics": metrics}
+
+
+def slice_grain(metric: Metric) -> str:
+    """The grain of a metric's slices."""
+    return format_duration(metric.slice_width)
+
+
+def judge_states(
+    metric: Metric, rows: Sequence[tuple[Place, int, Mapping[Any, int]]], expected: Mapping[Key, Cell]
+) -> None:
+    """Asserts that the states of a metric's slices or sessions are those of the reference, to the last register.
+
+    Args:
+        metric: of `STATES`.
+        rows: place, number of events and map of each slice or session.
+        expected: the reference's cells of the `state_tree`.
+    """
+    grain = "session" if metric.session else slice_grain(metric)
+    wanted = {key[2:]: cell for key, cell in expected.items() if key[:2] == (metric.name, grain)}
+    found = {place: (events, dict(states)) for place, events, states in rows}
+    assert len(found) == len(rows), _told(metric.name, "a slice stands there twice")
+    assert set(found) == set(wanted), _told(metric.name, "slices", set(found) ^ set(wanted))
+    for place, cell in wanted.items():
+        assert found[place] == (cell.events, states_of(metric, cell)), _told(metric.name, place, found[place], cell)
