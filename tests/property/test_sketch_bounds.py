@@ -1,13 +1,14 @@
-"""What sketches promise: a quantile is always within its bounds, a distinct count as often as stated."""
+"""What sketches promise: a quantile is always within its bounds, a distinct count as often as stated, and no wider."""
 
 import json
 import math
 import random
+from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from chdb.session import Session
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,11 @@ from metrics.by_value import Quantile
 from metrics.expression import Expression, FieldType
 
 SEEDS = 1_000
+SIZES = [10, 100, 1_000, 5_000, 20_000]
+SATURATED = 10_000
+"""Of more values than that, a few for each register, the error is nearly that of any number; of fewer it is less."""
+
+DOCUMENTED_ERROR = 1.04 / math.sqrt(4096)
 STATED = math.erf(sketch.BOUND_SIGMAS / math.sqrt(2))
 """The share of a normal distribution within so many deviations."""
 
@@ -30,28 +36,62 @@ def likelihood_of_at_most(successes: int, trials: int, share: float) -> float:
     return 1 - sum(math.comb(trials, k) * (1 - share) ** k * share ** (trials - k) for k in range(misses))
 
 
-def test_the_bounds_of_a_distinct_count_hold_as_often_as_stated(engine: Session, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Estimate:
+    """What ClickHouse says of a sketch of so many distinct values."""
+
+    truth: int
+    value: int
+    lower: int
+    upper: int
+
+
+@pytest.fixture(scope="module")
+def estimates(engine: Session, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Estimate]]:
+    """Estimates of other values for each seed, by the size about which their true numbers lie."""
     rows, truths = [], []
     for seed in range(SEEDS):
-        chance = random.Random(seed)
-        truth = int(10 ** chance.uniform(0, 4.3))
+        truth = round(SIZES[seed % len(SIZES)] * random.Random(seed).uniform(0.8, 1.2))
         register, rank = sketch.registers_of([f"{seed}/{number}" for number in range(truth)])
         greatest: dict[int, int] = {}
         for key, value in zip(register.tolist(), rank.tolist(), strict=True):
             greatest[key] = max(value, greatest.get(key, 0))
         rows.append({"seed": seed, "registers": {str(key): value for key, value in greatest.items()}})
         truths.append(truth)
-    file = tmp_path / "sketches.json"
+    file = tmp_path_factory.mktemp("sketches") / "sketches.json"
     file.write_text("\n".join(map(json.dumps, rows)))
-    _, lower, upper = sketch.distinct_sql("registers")
     sql = (
-        f"SELECT {lower}, {upper} FROM file('{file}', 'JSONEachRow', 'seed UInt32, registers Map(UInt16, UInt8)')"
-        " ORDER BY seed"
+        f"SELECT {', '.join(sketch.distinct_sql('registers'))}"
+        f" FROM file('{file}', 'JSONEachRow', 'seed UInt32, registers Map(UInt16, UInt8)') ORDER BY seed"
     )
-    bounds = answer(engine, sql)
-    assert len(bounds) == SEEDS
-    held = sum(low <= truth <= high for truth, (low, high) in zip(truths, bounds, strict=True))
+    found: dict[int, list[Estimate]] = {size: [] for size in SIZES}
+    for seed, (truth, said) in enumerate(zip(truths, answer(engine, sql), strict=True)):
+        found[SIZES[seed % len(SIZES)]].append(Estimate(truth, *map(int, said)))
+    return found
+
+
+def test_the_bounds_of_a_distinct_count_hold_at_least_as_often_as_stated(estimates: dict[int, list[Estimate]]) -> None:
+    held = sum(one.lower <= one.truth <= one.upper for of_size in estimates.values() for one in of_size)
     assert likelihood_of_at_most(held, SEEDS, STATED) > 0.001, f"{held} of {SEEDS} bounds hold; {STATED:.4f} are stated"
+
+
+def test_the_bounds_of_a_distinct_count_are_no_wider_than_stated(estimates: dict[int, list[Estimate]]) -> None:
+    error = 3 * DOCUMENTED_ERROR
+    for one in (one for of_size in estimates.values() for one in of_size):
+        assert one.lower <= one.value <= one.upper
+        # a unit for each of the three that are rounded
+        assert one.upper - one.lower <= one.value * 2 * error / (1 - error**2) + 3
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_error_of_a_distinct_count_is_the_one_stated(estimates: dict[int, list[Estimate]], size: int) -> None:
+    of_size = estimates[size]
+    error = math.sqrt(sum((one.value / one.truth - 1) ** 2 for one in of_size) / len(of_size))
+    # the error of so many estimates is itself known to 1 / sqrt(2 n), of which three
+    slack = 3 / math.sqrt(2 * len(of_size))
+    assert error <= DOCUMENTED_ERROR * (1 + slack)
+    if size > SATURATED:
+        assert error >= DOCUMENTED_ERROR * 0.75
 
 
 def test_the_binomial_test_finds_bounds_that_hold_too_seldom() -> None:
