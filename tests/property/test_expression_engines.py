@@ -274,7 +274,7 @@ def test_a_condition_holds_alike_and_is_never_null(engines: Engines) -> None:
     frame = pl.DataFrame(
         {f"f_{n}": pl.Series([r[n] for r in given_rows], dtype=polars_dialect.polars_type(t)) for n, t in TYPES.items()}
     )
-    engines.differences({"member": condition}, given_rows)
+    assert engines.differences({condition.canonical: condition}, given_rows) == []
     spark = [row[0] for row in engines.spark_session.sql(f"select {condition.spark_holds} from events").collect()]
     query = f"select {condition.clickhouse_holds} from events order by place"
     clickhouse = [line == "true" for line in str(engines.clickhouse_session.query(query, "TSV")).split()]
