@@ -24,12 +24,15 @@ from metrics.totals import check_total
 from metrics.window import AnyWindow, SessionWindow, format_duration, parse_window, slice_width
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_DIMENSION = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,62}")
+"""No dimension begins with `_`, so that names which do are free for the SQL of the views."""
+
 _RESERVED = frozenset(
     {"argument", "argument2", "as_of", "buckets", "chain_events", "changes", "count", "counts", "drift", "event_time"}
     | {"events", "grain", "is_deleted", "is_final", "item", "key", "latest", "latest_at", "latest_place", "layer"}
     | {"length_ms", "levels", "lower", "magnitude", "maximum", "mean", "metric_version", "minimum", "n", "number"}
     | {"pane", "partition", "place", "reading", "registers", "run_id", "session_key", "slice_start", "squares"}
-    | {"status", "total", "upper", "value", "window_end", "window_start", "written_at"}
+    | {"final_ratio", "status", "total", "upper", "value", "window_end", "window_start", "written_at"}
 )
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`")
 
@@ -411,7 +414,10 @@ class _Builder:
                 self._problem(path, "unknown field", name, known_names(name, self._columns))
             elif self._columns[name].type == "float":
                 self._problem(path, "a float cannot be a dimension", name, "declare the field a decimal or a string")
-            elif name in _RESERVED or not _IDENTIFIER.fullmatch(name):
+            elif not _DIMENSION.fullmatch(name):
+                rule = "a dimension's name is letters, digits and _, begins with a letter and has at most 63 characters"
+                self._problem(path, rule, name, f"send the field under such a name, for example `{_suggested(name)}`")
+            elif name.lower() in _RESERVED:
                 rule = "a dimension must not have the name of a column of the views"
                 self._problem(path, rule, name, "rename the field")
 

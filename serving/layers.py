@@ -55,10 +55,10 @@ def served(metric: Metric, grain: str, days: Days, allowed_lateness: timedelta) 
     session belongs to one day.
 
     Returns:
-        The common columns, and: `from_batch`, whether all of the window is certified; `is_shown`, false for what speed
-        alone has of certified days; `from_speed`, `speed_value`, `speed_lower` and `speed_upper`: what speed shows for
-        the window, whatever is served. `final_ratio` is how much of the window's time has its numbers from certified
-        days.
+        The common columns, and others whose names begin with `_`, as those of no dimension do: `_from_batch`, whether
+        all of the window is certified; `_is_shown`, false for what speed alone has of certified days; `_from_speed`,
+        `_speed_value`, `_speed_lower` and `_speed_upper`: what speed shows for the window, whatever is served.
+        `final_ratio` is how much of the window's time has its numbers from certified days.
     """
     window = metric.window(grain)
     mixed = not (metric.agg.by_value or isinstance(window, SessionWindow) or window_sql.within_a_day(window))
@@ -71,17 +71,17 @@ def served(metric: Metric, grain: str, days: Days, allowed_lateness: timedelta) 
         *([f"{_taken('length_ms')} AS length_ms"] if metric.session else []),
         *(f"{_taken(name)} AS {name}" for name in (*values, "events", "as_of")),
         f"countIf(f._side = {_SERVED}) > 0 AS _certain",
-        f"countIf(f._side != {_COMPARED}) > 0 AS is_shown",
-        f"countIf(f._side != {_SERVED}) > 0 AS from_speed",
-        *(f"anyIf(f.{name}, f._side != {_SERVED}) AS speed_{name}" for name in values),
+        f"countIf(f._side != {_COMPARED}) > 0 AS _is_shown",
+        f"countIf(f._side != {_SERVED}) > 0 AS _from_speed",
+        *(f"anyIf(f.{name}, f._side != {_SERVED}) AS _speed_{name}" for name in values),
     ]
     share = _share(metric, grain, days, "c.window_start", "c.window_end") if mixed else "toFloat64(c._certain)"
     shown = [
-        *(f"c.{name} AS {name}" for name in (*keys(metric), *values, "events", "as_of", "is_shown", "from_speed")),
-        *(f"c.speed_{name} AS speed_{name}" for name in values),
+        *(f"c.{name} AS {name}" for name in (*keys(metric), *values, "events", "as_of", "_is_shown", "_from_speed")),
+        *(f"c._speed_{name} AS _speed_{name}" for name in values),
         f"{share} AS final_ratio",
-        "final_ratio = 1 AND c._certain AS from_batch",
-        f"from_batch OR {passed('c.window_end', days.database, allowed_lateness)} AS is_final",
+        "final_ratio = 1 AND c._certain AS _from_batch",
+        f"_from_batch OR {passed('c.window_end', days.database, allowed_lateness)} AS is_final",
     ]
     names = ", ".join(f"f.{name}" for name in ("window_start", *map(quote, dimensions(metric))))
     return (

@@ -32,31 +32,31 @@ def served(metric: RatioMetric, grain: str, days: Days, allowed_lateness: timede
     """
     rows = [layers.served(operand, grain, days, allowed_lateness) for operand in metric.operands]
     columns = (
-        *("final_ratio", "is_final", "as_of", "is_shown", "from_batch", "from_speed"),
-        *(f"toFloat64({name}) AS {name}" for name in ("speed_value", "speed_lower", "speed_upper")),
+        *("final_ratio", "is_final", "as_of", "_is_shown", "_from_batch", "_from_speed"),
+        *(f"toFloat64({name}) AS {name}" for name in ("_speed_value", "_speed_lower", "_speed_upper")),
     )
     named = ["window_start", *map(quote, metric.by)]
     folded = [
         *_windows(metric, grain),
-        *(text for side in _OPERANDS for text in _sides(metric, side, "u.", "is_shown", "")),
-        *(text for side in _OPERANDS for text in _sides(metric, side, "u.speed_", "from_speed", "speed_")),
-        "min(u.final_ratio) AS least, max(u.final_ratio) AS most",
-        "max(u.is_shown) AS is_shown, max(u.from_speed) AS from_speed",
-        "minIf(u.is_final, u.is_shown) AS final, max(u.as_of) AS as_of",
+        *(text for side in _OPERANDS for text in _sides(metric, side, "u.", "_is_shown", "")),
+        *(text for side in _OPERANDS for text in _sides(metric, side, "u._speed_", "_from_speed", "speed_")),
+        "min(u.final_ratio) AS _least, max(u.final_ratio) AS _most",
+        "max(u._is_shown) AS _is_shown, max(u._from_speed) AS _from_speed",
+        "minIf(u.is_final, u._is_shown) AS _final, max(u.as_of) AS as_of",
     ]
-    alike = "c.least = c.most"
+    alike = "c._least = c._most"
     shown = [
         *(f"c.{name} AS {name}" for name in ("window_start", "window_end", *map(quote, metric.by))),
         *(
             f"if({alike}, {own}, {speeds}) AS {name}"
             for name, own, speeds in zip(("value", "lower", "upper"), _ratio(""), _ratio("speed_"), strict=True)
         ),
-        f"if({alike}, c.least, 0) AS final_ratio",
-        "final_ratio = 1 AS from_batch",
-        "c.final AS is_final",
-        f"if({alike}, c.is_shown, c.from_speed) AS is_shown",
-        "c.from_speed AS from_speed",
-        *(f"{text} AS speed_{name}" for name, text in zip(("value", "lower", "upper"), _ratio("speed_"), strict=True)),
+        f"if({alike}, c._least, 0) AS final_ratio",
+        "final_ratio = 1 AS _from_batch",
+        "c._final AS is_final",
+        f"if({alike}, c._is_shown, c._from_speed) AS _is_shown",
+        "c._from_speed AS _from_speed",
+        *(f"{text} AS _speed_{name}" for name, text in zip(("value", "lower", "upper"), _ratio("speed_"), strict=True)),
         "c.as_of AS as_of",
     ]
     return (

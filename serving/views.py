@@ -113,9 +113,9 @@ def served_sql(metric: ShownMetric, grain: str, database: str, allowed_lateness:
         if isinstance(metric, RatioMetric)
         else layers.served(metric, grain, days, allowed_lateness)
     )
-    layer = "if(v.from_batch, 'batch', 'speed')"
-    status = "if(v.from_batch, 'certified', 'provisional')"
-    return _view(metric, rows, layer, status, _drift(metric)) + "\nWHERE v.is_shown"
+    layer = "if(v._from_batch, 'batch', 'speed')"
+    status = "if(v._from_batch, 'certified', 'provisional')"
+    return _view(metric, rows, layer, status, _drift(metric)) + "\nWHERE v._is_shown"
 
 
 def _view(metric: ShownMetric, rows: str, layer: str, status: str, drift: str) -> str:
@@ -138,10 +138,10 @@ def _drift(metric: ShownMetric) -> str:
     kind = metric.value_type
     if kind.startswith("Array") or kind in {"String", "Bool"}:
         return "CAST(NULL AS Nullable(Float64))"
-    apart = "v.value - v.speed_value"
+    apart = "v.value - v._speed_value"
     if kind in _WHOLE:
-        apart = "toInt128(v.value) - toInt128(v.speed_value)"
+        apart = "toInt128(v.value) - toInt128(v._speed_value)"
     if kind == "Float64":
-        near = f"abs({apart}) < {DRIFT_TOLERANCE} * greatest(abs(v.value), abs(v.speed_value))"
+        near = f"abs({apart}) < {DRIFT_TOLERANCE} * greatest(abs(v.value), abs(v._speed_value))"
         apart = f"if({near}, 0, {apart})"
-    return f"CAST(if(v.from_batch AND v.from_speed, toFloat64({apart}), NULL) AS Nullable(Float64))"
+    return f"CAST(if(v._from_batch AND v._from_speed, toFloat64({apart}), NULL) AS Nullable(Float64))"
