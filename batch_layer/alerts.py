@@ -21,6 +21,7 @@ from metrics.breach import FOLDED, alert_rows, breaches, key_columns, row_schema
 from metrics.catalog import Catalog, Metric
 from metrics.event import FIELD_PREFIX
 from serving.alert_tables import BATCH_ALERTS
+from serving.days import Days, table
 
 _TASKS = 8
 
@@ -58,7 +59,7 @@ class AlertFrames:
 
 
 def alert_writes(
-    catalog: Catalog, events: DataFrame, days: Sequence[date], client: Client
+    catalog: Catalog, events: DataFrame, days: Sequence[date], client: Client, database: str
 ) -> list[tuple[str, DataFrame, AlertFrames]]:
     """For each alert a name, the events that it watches, those of a key in one task, and what makes rows of them.
 
@@ -67,6 +68,7 @@ def alert_writes(
         events: From `exact.events_of`, with what lies before the days.
         days: Of the run.
         client: Reads what earlier days have published.
+        database: Of the source.
     """
     writes = []
     for alert in catalog.alerts:
@@ -78,13 +80,15 @@ def alert_writes(
         needed = chosen.select("event_time", "place", "event_id", *_fields(alert, catalog))
         keys = key_columns(alert)
         together = needed.repartition(_TASKS, *keys) if keys else needed.coalesce(1)
-        opening = opening_level(client, catalog, alert, days) if alert.kind == "level" else None
+        opening = opening_level(client, database, catalog, alert, days) if alert.kind == "level" else None
         writes.append((f"alert_{alert.name}", together, AlertFrames(catalog, alert, tuple(days), opening)))
     return writes
 
 
-def opening_level(client: Client, catalog: Catalog, alert: Alert, days: Sequence[date]) -> pl.DataFrame:
+def opening_level(client: Client, database: str, catalog: Catalog, alert: Alert, days: Sequence[date]) -> pl.DataFrame:
     """What the published days before the run's last, but for its own, say of a level.
+
+    A day that a run of another version of the level has published since says what this version's run did.
 
     Returns:
         Rows of the alert, two per key and day at most: the last setting, and the sum of the changes after it.
@@ -102,10 +106,10 @@ def opening_level(client: Client, catalog: Catalog, alert: Alert, days: Sequence
         "if(empty(times), -1, arrayMax(times)) AS changed_at, "
         f"CAST(arraySum(at -> changes[at], times) AS {kind}) AS change\n"
         f"FROM (SELECT {''.join(f's.{name} AS {name}, ' for name in dims)}s.partition AS day, {merged} "
-        f"FROM {quote(f'batch_{metric.name}')} AS s WHERE s.reading = 'exact' "
+        f"FROM {table(database, f'batch_{metric.name}')} AS s WHERE s.reading = 'exact' "
         "AND s.metric_version = {version:String} AND (s.partition, s.run_id) IN ("
-        "SELECT p.partition, argMax(p.run_id, p.published_at) FROM publications AS p "
-        "WHERE p.partition < {last:Date} AND NOT has({days:Array(Date)}, p.partition) GROUP BY p.partition) "
+        f"SELECT partition, run_id FROM ({Days(database, metric.versions).published}) "
+        "WHERE partition < {last:Date} AND NOT has({days:Array(Date)}, partition)) "
         f"GROUP BY {''.join(f's.{name}, ' for name in dims)}s.partition)"
     )
     found = query_frame(client, sql, {"version": metric.metric_version, "last": max(days), "days": sorted(days)})

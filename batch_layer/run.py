@@ -184,7 +184,7 @@ def _compute(
             for number, e in enumerate(exact_states(catalog, events, SessionCut(spans)))
         ),
         ("exceptions", exceptions.coalesce(1), ExceptionFrames(catalog.topic)),
-        *alert_writes(catalog, events, planned.days, target.connect()),
+        *alert_writes(catalog, events, planned.days, target.connect(), target.database),
     ]
     with ThreadPoolExecutor(_WRITERS_AT_ONCE) as pool:
         written = sum(pool.map(lambda job: write(*job), writes), Counter())

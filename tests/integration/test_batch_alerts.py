@@ -1,5 +1,6 @@
 """The batch layer recomputes which alerts were due, from exact events, day by day."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import alert_log
@@ -7,10 +8,11 @@ import polars as pl
 import pytest
 from alert_log import DAY_MS, START_MS
 
+from batch_layer.alerts import opening_level
 from batch_layer.run import run
 from infra.clickhouse import connect
 from infra.settings import Settings
-from metrics.catalog import Catalog
+from metrics.catalog import Catalog, Metric
 from metrics.disposition import DUPLICATE
 
 FIRST = datetime.fromtimestamp(START_MS / 1000, UTC).date()
@@ -45,3 +47,23 @@ def test_a_day_has_the_breaches_of_all_events_known_of_it(
         )
         assert expected.height, "the log must breach every alert"
         assert [row[1:] for row in rows if row[0] == alert.name] == expected.rows()
+
+
+def test_what_a_level_was_does_not_come_from_a_run_of_another_version(
+    kafka: Settings, clickhouse: Settings, source: Catalog
+) -> None:
+    alert_log.append(kafka, source, alert_log.records(3, 300))
+    run(kafka, source, DAYS[:1], allow_open=True)
+    database = kafka.database(source.source)
+    client = connect(kafka, database)
+    (low,) = (one for one in source.alerts if one.name == "low_stock")
+    known = opening_level(client, database, source, low, DAYS[1:])
+    assert known.height
+
+    stock = source.metric("stock")
+    assert isinstance(stock, Metric)
+    others = tuple(replace(one, metric_version="f" * 16) if one == stock else one for one in source.metrics)
+    run(kafka, replace(source, metrics=others, alerts=()), DAYS[:1], allow_open=True)
+
+    again = opening_level(client, database, source, low, DAYS[1:])
+    assert again.sort("f_product", "event_time").equals(known.sort("f_product", "event_time"))
