@@ -13,7 +13,9 @@ from datetime import date
 import polars as pl
 from clickhouse_connect.driver.client import Client
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
+from batch_layer.exact import text_sql
 from batch_layer.rows import day_spans
 from infra.clickhouse import query_frame, quote
 from metrics.alert import Alert
@@ -22,8 +24,6 @@ from metrics.catalog import Catalog, Metric
 from metrics.event import FIELD_PREFIX
 from serving.alert_tables import BATCH_ALERTS
 from serving.days import Days, table
-
-_TASKS = 8
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def alert_writes(
             chosen = chosen.filter(condition.spark_holds)
         needed = chosen.select("event_time", "place", "event_id", *_fields(alert, catalog))
         keys = key_columns(alert)
-        together = needed.repartition(_TASKS, *keys) if keys else needed.coalesce(1)
+        together = needed.repartition(*(F.expr(text_sql(name)) for name in keys)) if keys else needed.coalesce(1)
         opening = opening_level(client, database, catalog, alert, days) if alert.kind == "level" else None
         writes.append((f"alert_{alert.name}", together, AlertFrames(catalog, alert, tuple(days), opening)))
     return writes

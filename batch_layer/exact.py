@@ -135,9 +135,9 @@ def _together(group: Group) -> Iterable[tuple[Metric, ...]]:
 
 def _prepared(events: DataFrame, group: Group, metrics: Sequence[Metric]) -> DataFrame:
     """What an aggregation reads: keys, readings, and each condition and argument once, under its text's own column."""
-    dimensions = {name: F.expr(_text(FIELD_PREFIX + name)) for name in group.by}
+    dimensions = {name: F.expr(text_sql(FIELD_PREFIX + name)) for name in group.by}
     if group.session:
-        dimensions = {SESSION_KEY: F.expr(_text(group.session_key))} | dimensions
+        dimensions = {SESSION_KEY: F.expr(text_sql(group.session_key))} | dimensions
     columns = {dimension_column(name): text for name, text in dimensions.items()}
     if not group.session:
         columns["slice_start"] = F.col("event_time") - F.col("event_time") % F.lit(group.slice_width_ms)
@@ -193,7 +193,8 @@ def _item(metric: Metric) -> str:
     return _sql(argument) if isinstance(metric.agg, Quantile) else f"CAST({_sql(argument)} AS string)"
 
 
-def _text(name: str) -> str:
+def text_sql(name: str) -> str:
+    """A column as a dimension, as `metrics.fold.dimension` has it: its text, the empty text for NULL."""
     quoted = name.replace("`", "``")
     return f"coalesce(CAST(`{quoted}` AS string), '')"
 

@@ -1,5 +1,6 @@
 """The batch layer recomputes which alerts were due, from exact events, day by day."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -7,8 +8,11 @@ import alert_log
 import polars as pl
 import pytest
 from alert_log import DAY_MS, START_MS
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
-from batch_layer.alerts import opening_level
+from batch_layer.alerts import alert_writes, opening_level
+from batch_layer.job import spark_session
 from batch_layer.run import run
 from infra.clickhouse import connect
 from infra.settings import Settings
@@ -17,6 +21,12 @@ from metrics.disposition import DUPLICATE
 
 FIRST = datetime.fromtimestamp(START_MS / 1000, UTC).date()
 DAYS = [FIRST, FIRST + timedelta(days=1)]
+
+
+@pytest.fixture(scope="module")
+def session(settings: Settings) -> Iterator[SparkSession]:
+    with spark_session(settings, 10_000) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -47,6 +57,20 @@ def test_a_day_has_the_breaches_of_all_events_known_of_it(
         )
         assert expected.height, "the log must breach every alert"
         assert [row[1:] for row in rows if row[0] == alert.name] == expected.rows()
+
+
+def test_a_key_is_judged_in_one_task_whether_its_field_is_null_or_empty(session: SparkSession, source: Catalog) -> None:
+    velocity = replace(source, alerts=tuple(one for one in source.alerts if one.name == "card_velocity"))
+    users = [None, "", *(f"u{n}" for n in range(30))]
+    rows = [(True, True, "buy", user, n, n, f"e{n}") for n, user in enumerate(2 * users)]
+    schema = "exact boolean, inside boolean, f_kind string, f_user string, event_time long, place long, event_id string"
+    session.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
+    ((_, frame, _),) = alert_writes(velocity, session.createDataFrame(rows, schema), DAYS, None, "")  # type: ignore[arg-type]
+    tasks: dict[str, set[int]] = {}
+    for row in frame.select(F.coalesce("f_user", F.lit("")).alias("user"), F.spark_partition_id().alias("t")).collect():
+        tasks.setdefault(row.user, set()).add(row.t)
+    assert {len(found) for found in tasks.values()} == {1}
+    assert len(set.union(*tasks.values())) > 2
 
 
 def test_what_a_level_was_does_not_come_from_a_run_of_another_version(
