@@ -1,9 +1,9 @@
 """Alerts in the batch layer: what should have been raised, from every well-formed event once, late ones included.
 
-An alert's events are brought together by its key and judged by the function that the speed layer runs as well. What
-lies before the days of the run is among the events, as far as an alert's time reaches. A level reaches back for ever:
-what it was at the beginning comes from the exact states that earlier days have published, so a level that was last set
-on a day that is not published is unknown and counts from 0.
+An alert's events are brought together by its key, without one by time, and judged by the function that the speed layer
+runs as well. What lies before the days of the run is among the events, as far as an alert's time reaches. A level
+reaches back for ever: what it was at the beginning comes from the exact states that earlier days have published, so a
+level that was last set on a day that is not published is unknown and counts from 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,19 +16,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
 from batch_layer.exact import text_sql
-from batch_layer.rows import day_spans
+from batch_layer.rows import HOUR_MS, day_spans
 from infra.clickhouse import query_frame, quote
 from metrics.alert import Alert
 from metrics.breach import FOLDED, alert_rows, breaches, key_columns, row_schema, table_rows, watched_condition
 from metrics.catalog import Catalog, Metric
 from metrics.event import FIELD_PREFIX
+from metrics.window import milliseconds
 from serving.alert_tables import BATCH_ALERTS
 from serving.days import Days, table
+
+PART = "part"
+"""Where a stretch of time begins (ms) that is judged by itself, of an alert without a key."""
 
 
 @dataclass(frozen=True)
 class AlertFrames:
-    """Rows of `batch_alerts` from the events of some of an alert's keys; all events of a key must be in one task.
+    """Rows of `batch_alerts` from what `together` brings into one task.
 
     Attributes:
         catalog: Of the alert.
@@ -43,25 +47,29 @@ class AlertFrames:
     opening: pl.DataFrame | None = None
 
     def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Judges all instants of the keys."""
-        watched = alert_rows(self.alert, self.catalog, rows.with_columns(record_time=pl.lit(0, pl.Int64)))
-        keys = key_columns(self.alert)
-        if self.opening is not None and not watched.is_empty():
-            mine = self.opening.join(watched.select(keys).unique(), on=keys, how="semi") if keys else self.opening
-            watched = pl.concat([mine.select(watched.columns).cast(dict(watched.schema)), watched])  # type: ignore[arg-type]
-        inside = [pl.col("breached_at").is_between(start, end, closed="left") for start, end in day_spans(self.days)]
-        found = breaches(self.alert, watched).filter(pl.any_horizontal(inside))
+        """Judges all instants of the task."""
+        parts = rows.partition_by(PART, as_dict=True, include_key=False) if PART in rows.columns else {(None,): rows}
+        found = pl.concat([self._breaches(part, start) for (start,), part in parts.items()])
         if found.is_empty():
             return
         made = table_rows(self.alert, found)
         day = pl.col("breached_at").dt.date().alias("partition")
         yield BATCH_ALERTS, made.with_columns(day).sort("partition", "alert", "breached_at", "alert_id")
 
+    def _breaches(self, rows: pl.DataFrame, start: int | None) -> pl.DataFrame:
+        watched = alert_rows(self.alert, self.catalog, rows.with_columns(record_time=pl.lit(0, pl.Int64)))
+        keys = key_columns(self.alert)
+        if self.opening is not None and not watched.is_empty():
+            mine = self.opening.join(watched.select(keys).unique(), on=keys, how="semi") if keys else self.opening
+            watched = pl.concat([mine.select(watched.columns).cast(dict(watched.schema)), watched])  # type: ignore[arg-type]
+        found = breaches(self.alert, watched).filter(_inside(day_spans(self.days)))
+        return found if start is None else found.filter(_inside([(start, start + _width(self.alert))]))
+
 
 def alert_writes(
     catalog: Catalog, events: DataFrame, days: Sequence[date], client: Client, database: str
 ) -> list[tuple[str, DataFrame, AlertFrames]]:
-    """For each alert a name, the events that it watches, those of a key in one task, and what makes rows of them.
+    """For each alert a name, the events that it watches, as `together` has them, and what makes rows of them.
 
     Args:
         catalog: Of the alerts.
@@ -78,11 +86,31 @@ def alert_writes(
         if condition is not None:
             chosen = chosen.filter(condition.spark_holds)
         needed = chosen.select("event_time", "place", "event_id", *_fields(alert, catalog))
-        keys = key_columns(alert)
-        together = needed.repartition(*(F.expr(text_sql(name)) for name in keys)) if keys else needed.coalesce(1)
         opening = opening_level(client, database, catalog, alert, days) if alert.kind == "level" else None
-        writes.append((f"alert_{alert.name}", together, AlertFrames(catalog, alert, tuple(days), opening)))
+        frames = AlertFrames(catalog, alert, tuple(days), opening)
+        writes.append((f"alert_{alert.name}", together(needed, alert), frames))
     return writes
+
+
+def together(events: DataFrame, alert: Alert) -> DataFrame:
+    """Events of an alert, those in one task that are judged together.
+
+    These are all of a key; without one, all of a stretch of time, its `PART`, with those before it that its first
+    instants look back to. A level without a key is judged in one task: it depends on all that came before.
+    """
+    if alert.by:
+        return events.repartition(*(F.expr(text_sql(name)) for name in key_columns(alert)))
+    if alert.within is None:
+        return events.repartition(1)
+    width, last = _width(alert), milliseconds(alert.within) - 1
+    parts = f"sequence(event_time - pmod(event_time, {width}L), event_time + {last}L, {width}L)"
+    return events.withColumn(PART, F.explode(F.expr(parts))).repartition(PART)
+
+
+def _width(alert: Alert) -> int:
+    """How long a `PART` is (ms): no shorter than what it looks back to, so no event is in more than two."""
+    assert alert.within is not None
+    return max(HOUR_MS, milliseconds(alert.within))
 
 
 def opening_level(client: Client, database: str, catalog: Catalog, alert: Alert, days: Sequence[date]) -> pl.DataFrame:
@@ -130,6 +158,11 @@ def opening_level(client: Client, database: str, catalog: Catalog, alert: Alert,
         )
     ]
     return pl.concat([part.select(pl.col(name).cast(dtype) for name, dtype in schema.items()) for part in parts])
+
+
+def _inside(spans: Sequence[tuple[int, int]]) -> pl.Expr:
+    """Whether a breach begins in one of these spans of milliseconds ``[start, end)``."""
+    return pl.any_horizontal([pl.col("breached_at").is_between(*span, closed="left") for span in spans])
 
 
 def _fields(alert: Alert, catalog: Catalog) -> list[str]:

@@ -11,7 +11,7 @@ from alert_log import DAY_MS, START_MS
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
-from batch_layer.alerts import alert_writes, opening_level
+from batch_layer.alerts import PART, alert_writes, opening_level, together
 from batch_layer.job import spark_session
 from batch_layer.run import run
 from infra.clickhouse import connect
@@ -71,6 +71,20 @@ def test_a_key_is_judged_in_one_task_whether_its_field_is_null_or_empty(session:
         tasks.setdefault(row.user, set()).add(row.t)
     assert {len(found) for found in tasks.values()} == {1}
     assert len(set.union(*tasks.values())) > 2
+
+
+def test_an_alert_without_a_key_is_judged_in_parts_that_hold_what_their_first_instants_look_back_to(
+    session: SparkSession, source: Catalog
+) -> None:
+    (share,) = (one for one in source.alerts if one.name == "error_share")
+    hour, minute = 3_600_000, 60_000
+    times = [0, hour - minute, hour - minute + 1, hour - 1, hour]
+    session.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
+    frame = together(session.createDataFrame([(time,) for time in times], "event_time long"), share)
+    rows = frame.select("event_time", PART, F.spark_partition_id().alias("t")).collect()
+    held = {start: sorted(row.event_time for row in rows if row[PART] == start) for start in (0, hour)}
+    assert held == {0: times[:4], hour: times[2:]}
+    assert all(len({row.t for row in rows if row[PART] == start}) == 1 for start in held)
 
 
 def test_what_a_level_was_does_not_come_from_a_run_of_another_version(
