@@ -14,6 +14,7 @@ from enum import StrEnum
 from reconciliation.evidence import LedgerBlock, Manifest, OffsetRange, Progress
 
 _BEHIND = "the speed layer has not published all that the run read"
+_NO_COUNT = "the catalog has no count metric without a `where`"
 
 
 class Verdict(StrEnum):
@@ -56,12 +57,20 @@ class Counts:
         exact_events: events in its exact states.
         expected_events: events in its expected speed states.
         published_events: events in the speed layer's published rows.
+        lacking: such a metric of the catalog that the run did not compute as it is defined now; None where it computed
+            one, or there is none.
     """
 
     metric: str | None = None
     exact_events: int = 0
     expected_events: int = 0
     published_events: int = 0
+    lacking: str | None = None
+
+    @property
+    def missing(self) -> str:
+        """Why there is no second count."""
+        return f"the run did not compute `{self.lacking}` as it is defined now" if self.lacking else _NO_COUNT
 
 
 @dataclass(frozen=True)
@@ -188,9 +197,12 @@ def dispositions_close(ranges: tuple[OffsetRange, ...]) -> Check:
 
 
 def events_agree(manifest: Manifest, counts: Counts) -> Check:
-    """The exact states of an unfiltered count hold as many events as the manifest."""
+    """The exact states of an unfiltered count hold as many events as the manifest.
+
+    A run that computed the count of another definition cannot be counted again, and has no certificate for that.
+    """
     if counts.metric is None:
-        return Check("events_agree", Outcome.NOT_CHECKED, "the catalog has no count metric without a `where`")
+        return Check("events_agree", Outcome.FAILS if counts.lacking else Outcome.NOT_CHECKED, counts.missing)
     faults = []
     if counts.exact_events != manifest.events:
         faults.append(f"`{counts.metric}` holds {counts.exact_events}, the manifest {manifest.events}")
@@ -200,7 +212,7 @@ def events_agree(manifest: Manifest, counts: Counts) -> Check:
 def expected_agrees(manifest: Manifest, counts: Counts) -> Check:
     """The expected speed states of an unfiltered count hold as many events as were disposed as counted."""
     if counts.metric is None:
-        return Check("expected_agrees", Outcome.NOT_CHECKED, "the catalog has no count metric without a `where`")
+        return Check("expected_agrees", Outcome.NOT_CHECKED, counts.missing)
     counted = manifest.disposed("counted")
     faults = []
     if counts.expected_events != counted:
@@ -219,20 +231,21 @@ def ledgers_agree(manifest: Manifest, speed: Iterable[LedgerBlock], progress: Pr
     compared = 0
     if manifest.ledger:
         ends = {read.topic_partition: (read.start, read.end) for read in manifest.ranges}
-        for ours in manifest.ledger:
-            start, end = ends.get(ours.topic_partition, (0, 0))
-            position = progress.positions.get(ours.topic_partition)
-            last = (ours.block + 1) * block_size
-            if ours.block * block_size < start or position is None:
+        mine = {(block.topic_partition, block.block): block.counted for block in manifest.ledger}
+        for topic_partition, number in sorted(mine.keys() | theirs.keys()):
+            start, end = ends.get(topic_partition, (0, 0))
+            position = progress.positions.get(topic_partition)
+            last = (number + 1) * block_size
+            if number * block_size < start or position is None:
                 continue
             if not (last <= min(end, position.next_offset) or position.next_offset == end):
                 continue
-            block = theirs.get((ours.topic_partition, ours.block))
-            counted = block.counted if block else 0
-            compared += ours.counted
-            if counted != ours.counted:
-                name = f"topic partition {ours.topic_partition} block {ours.block}"
-                faults.append(f"{name}: batch {ours.counted}, speed {counted}")
+            counted, block = mine.get((topic_partition, number), 0), theirs.get((topic_partition, number))
+            published = block.counted if block else 0
+            compared += counted
+            if published != counted:
+                name = f"topic partition {topic_partition} block {number}"
+                faults.append(f"{name}: batch {counted}, speed {published}")
     else:
         for read in manifest.ranges:
             position = progress.positions.get(read.topic_partition)
@@ -258,7 +271,7 @@ def published_agrees(manifest: Manifest, counts: Counts, *, closed: bool) -> Che
         closed: whether the speed layer has published all that the run read.
     """
     if counts.metric is None or not closed:
-        missing = "the catalog has no count metric without a `where`" if counts.metric is None else _BEHIND
+        missing = counts.missing if counts.metric is None else _BEHIND
         return Check("published_agrees", Outcome.NOT_CHECKED, missing, certifies=False)
     counted = manifest.disposed("counted")
     faults = []

@@ -1,7 +1,7 @@
 """Reconcile published days: examine, decide, and put the certificate on record. The thin edge around pure decisions."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -19,6 +19,7 @@ from reconciliation.certificate import (
     Certificate,
     Check,
     Comparison,
+    Counts,
     decide,
     exceptions_agree,
     ledgers_agree,
@@ -42,7 +43,8 @@ def reconcile(
 ) -> tuple[PartitionReconciliation, ...]:
     """Compare each day's published run with the speed layer and certify it.
 
-    Certificates are only ever added. A day whose latest certificate was made from the same evidence gets no other.
+    Certificates are only ever added. A day whose latest certificate was made from the same evidence gets no other, nor
+    does one whose run cannot be counted again, because it computed other definitions than the catalog's.
 
     Args:
         settings: where ClickHouse is.
@@ -99,9 +101,14 @@ def _examine_day(query: Query, catalog: Catalog, database: str, day: date, *, kn
     joined = frozenset(metric.name for metric in catalog.shown if catalog.lookups_of(metric))
     scope = Scope(database, day, publication.run_id, open_from, joined)
     computed = [metric for metric in catalog.shown if set(metric.versions) <= set(publication.metric_versions)]
+    not_in_run = tuple(metric.name for metric in catalog.shown if metric not in computed)
     diffs = metric_diffs(query, computed, scope)
     counting = tables.counting_metric(catalog, publication.metric_versions)
-    counts = tables.counts(query, database, day, publication.run_id, counting)
+    if counting:
+        counts = tables.counts(query, database, day, publication.run_id, counting)
+    else:
+        defined = tables.counting_metric(catalog, [metric.metric_version for metric in catalog.metrics])
+        counts = Counts(lacking=defined.name if defined else None)
     agreement = tables.exception_agreement(query, database, day, manifest)
     comparison = together(diffs)
     certificate = decide(
@@ -111,7 +118,7 @@ def _examine_day(query: Query, catalog: Catalog, database: str, day: date, *, kn
     return PartitionReconciliation(
         partition=day,
         status=Status.RECONCILED,
-        message=_message(day, certificate),
+        message=_message(day, certificate, not_in_run),
         progress=progress,
         examined=Examined(
             publication=publication,
@@ -125,7 +132,7 @@ def _examine_day(query: Query, catalog: Catalog, database: str, day: date, *, kn
                 exceptions_agree(agreement.only_batch, agreement.only_speed, agreement.both, closed=caught_up),
             ),
             metrics=diffs,
-            not_in_run=tuple(metric.name for metric in catalog.shown if metric not in computed),
+            not_in_run=not_in_run,
             exceptions=tables.exception_counts(query, database, day, publication.run_id),
             issued_at=last.issued_at if last and last.fingerprint == certificate.fingerprint else None,
         ),
@@ -153,7 +160,7 @@ def lagging_windows(diffs: Iterable[MetricDiff]) -> int:
     return sum(grain.lagging for diff in diffs if not diff.is_ratio for grain in diff.grains)
 
 
-def _message(day: date, certificate: Certificate) -> str:
+def _message(day: date, certificate: Certificate, not_in_run: Sequence[str]) -> str:
     """What a person should know first; empty when all is well."""
     if not certificate.certified:
         failed = "; ".join(f"{check.name}: {check.detail}" for check in certificate.checks if check.outcome == "fails")
@@ -162,6 +169,11 @@ def _message(day: date, certificate: Certificate) -> str:
         return f"{day}: {certificate.residual} published slices differ from what the log says, without a reason"
     if waiting := certificate.causes["not_yet_closed"]:
         return f"{day}: {waiting} slices are not closed, because the speed layer has not read as far as the batch run"
+    if not_in_run:
+        return (
+            f"{day}: not compared, because the run did not compute them as they are defined now:"
+            f" {', '.join(not_in_run)}. run `lockstep batch --from {day} --to {day}`"
+        )
     return ""
 
 
@@ -174,7 +186,8 @@ def _certified(
     now: Callable[[], datetime],
 ) -> PartitionReconciliation:
     seen = result.examined
-    if seen is None or seen.issued_at is not None:
+    # what cannot be counted again takes no certificate away that was issued when it could
+    if seen is None or seen.issued_at is not None or seen.counts.lacking:
         return result
     issued_at = now()
     certificate = seen.certificate

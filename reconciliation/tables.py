@@ -143,10 +143,8 @@ def counting_metric(catalog: Catalog, versions: Iterable[str]) -> Metric | None:
     return next((metric for metric in candidates if metric.metric_version in computed), None)
 
 
-def counts(query: Query, database: str, day: date, run_id: str, metric: Metric | None) -> Counts:
+def counts(query: Query, database: str, day: date, run_id: str, metric: Metric) -> Counts:
     """Events added up from a count metric's rows: exact, expected and published states."""
-    if metric is None:
-        return Counts()
     window = Window.of_day(day)
     of_run = "metric_version = {version:String} AND run_id = {run_id:String} AND partition = toDate({day:String})"
     rows = query(

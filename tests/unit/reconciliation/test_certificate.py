@@ -114,6 +114,12 @@ def test_without_an_unfiltered_count_the_other_evidence_decides():
     ]
 
 
+def test_a_run_of_another_definition_of_the_count_is_not_certified():
+    certificate = decide(manifest(), Counts(lacking="events"), CLEAN, sketch_windows=0)
+    assert failed(certificate) == ["events_agree"]
+    assert certificate.checks[3].detail == "the run did not compute `events` as it is defined now"
+
+
 @pytest.mark.parametrize(
     ("ranges", "fault"),
     [
@@ -159,6 +165,12 @@ def test_whole_blocks_of_the_run_are_compared_while_the_speed_layer_goes_on():
     assert check.detail == "topic partition 0 block 9: batch 9, speed 7"
     assert not check.certifies
     assert ledgers_agree(manifest(ledger=ours), ours, progress(55), 10).detail == "45 events counted by both layers"
+
+
+def test_a_block_that_speed_alone_has_counted_is_a_fault():
+    ours = tuple(LedgerBlock(topic_partition=0, block=block, records=10, counted=9) for block in range(10))
+    check = ledgers_agree(manifest(ledger=ours[:7] + ours[8:]), ours, progress(140), 10)
+    assert check.detail == "topic partition 0 block 7: batch 0, speed 9"
 
 
 def test_exceptions_are_compared_once_the_speed_layer_has_read_as_far():
