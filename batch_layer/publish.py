@@ -220,9 +220,15 @@ def check_written(client: Client, run_id: str, written: Mapping[str, int]) -> No
 
 def publish(client: Client, run_id: str, days: Sequence[date], catalog: Catalog) -> None:
     """Makes a run current for all its days, metrics and grains at once: one insert of one block."""
-    versions = [metric.metric_version for metric in catalog.metrics]
-    rows = [{"partition": day, "run_id": run_id, "metric_versions": versions} for day in days]
-    insert_frame(client, "publications", pl.DataFrame(rows), f"{run_id}/publications")
+    versions = {
+        "metric_versions": [metric.metric_version for metric in catalog.metrics],
+        "alert_versions": [alert.alert_version for alert in catalog.alerts],
+    }
+    rows = pl.DataFrame(
+        [{"partition": day, "run_id": run_id, **versions} for day in days],
+        schema_overrides=dict.fromkeys(versions, pl.List(pl.String)),
+    )
+    insert_frame(client, "publications", rows, f"{run_id}/publications")
 
 
 def _partition(group: Group) -> pl.Expr:

@@ -51,8 +51,8 @@ class AlertDay:
 
     Attributes:
         live: How many were raised live.
-        due: How many were due.
-        matched: How many were both.
+        due: How many were due; None where no published run of the day knows the alert as it is defined now.
+        matched: How many were both; None likewise.
         missed: Those due and not raised, each with a cause.
         false: Those raised and not due, each with a cause.
     """
@@ -60,20 +60,30 @@ class AlertDay:
     alert: str
     partition: date
     live: int
-    due: int
-    matched: int
+    due: int | None
+    matched: int | None
     missed: tuple[tuple[Breach, str], ...]
     false: tuple[tuple[Breach, str], ...]
 
     @property
     def precision(self) -> float | None:
-        """None where nothing was raised."""
-        return (self.live - len(self.false)) / self.live if self.live else None
+        """None where nothing was raised, or it is unknown what was due."""
+        return (self.live - len(self.false)) / self.live if self.live and self.due is not None else None
 
     @property
     def recall(self) -> float | None:
         """None where nothing was due."""
         return (self.due - len(self.missed)) / self.due if self.due else None
+
+    @property
+    def message(self) -> str:
+        """Why nothing is said of precision and recall; empty where they are known."""
+        if self.due is not None:
+            return ""
+        return (
+            f"no published run of {self.partition} knows `{self.alert}` as it is defined now, so nothing says which"
+            f" alerts were due. run `lockstep batch --from {self.partition} --to {self.partition}`"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The object of the report."""
@@ -89,6 +99,7 @@ class AlertDay:
             "false": [_unmatched(*one) for one in self.false[:LARGEST_LIST]],
             "missed_total": len(self.missed),
             "false_total": len(self.false),
+            "message": self.message,
         }
 
 
@@ -142,15 +153,20 @@ def judge(  # noqa: PLR0913, PLR0917 - the facts of one alert and day
     alert: Alert,
     day: date,
     live: Sequence[Breach],
-    due: Sequence[Breach],
+    due: Sequence[Breach] | None,
     left: Sequence[Left],
     open_from: datetime | None,
 ) -> AlertDay:
-    """Judges one alert on one day; breaches of its neighbours may be given, so that pairs across midnight are found."""
+    """Judges one alert on one day; breaches of its neighbours may be given, so that pairs across midnight are found.
+
+    Where it is unknown what was due (None), nothing is missed and nothing false.
+    """
     within = alert.within or timedelta(0)
-    pairs = match(live, due, within)
     window = Window.of_day(day)
     mine = [one for one in live if window.start <= one.breached_at < window.end]
+    if due is None:
+        return AlertDay(alert.name, day, live=len(mine), due=None, matched=None, missed=(), false=())
+    pairs = match(live, due, within)
     wanted = [one for one in due if window.start <= one.breached_at < window.end]
     met = set(pairs.values())
     # A level's events may lie any time before.
@@ -169,44 +185,47 @@ def judge(  # noqa: PLR0913, PLR0917 - the facts of one alert and day
 def alert_days(
     query: Query, catalog: Catalog, database: str, results: Sequence[PartitionReconciliation]
 ) -> tuple[AlertDay, ...]:
-    """Every alert on every published day whose run knew the alerts as the catalog defines them."""
+    """Every alert on every published day; what was due is unknown where no published run knows the alert."""
     found = []
     for result in results if catalog.alerts else ():
-        if result.examined is None or not _knew(query, catalog, database, result):
+        if result.examined is None:
             continue
         ranges = result.examined.manifest.ranges
         open_from = result.progress.open_from(ranges, catalog.allowed_lateness)
         left = _left(query, database, result)
         for alert in catalog.alerts:
-            live, due = (_breaches(query, database, alert, result.partition, table) for table in (ALERTS, BATCH_ALERTS))
+            live = _breaches(query, f"{quote(database)}.{quote(ALERTS)} FINAL", alert, result.partition)
+            due = _due(query, database, alert, result.partition)
             found.append(judge(alert, result.partition, live, due, left, open_from))
     return tuple(found)
 
 
-def _knew(query: Query, catalog: Catalog, database: str, result: PartitionReconciliation) -> bool:
-    assert result.examined is not None
-    rows = query(
-        f"SELECT any(catalog_version) AS version FROM {quote(database)}.{quote('batch_runs')} "
-        "WHERE run_id = {run_id:String} AND status = 'complete'",
-        {"run_id": result.examined.publication.run_id},
-    )
-    return bool(rows.item() == catalog.version)
-
-
-def _breaches(query: Query, database: str, alert: Alert, day: date, table: str) -> list[Breach]:
-    """What a table has of the day, and around it as far as the alert reaches."""
-    window, within = Window.of_day(day), alert.within or timedelta(0)
+def _due(query: Query, database: str, alert: Alert, day: date) -> list[Breach] | None:
+    """What was due, by the last published run of each day that knows this version of the alert; None without one."""
     name = quote(database)
-    shown = (
-        " AND (partition, run_id) IN (SELECT p.partition, argMax(p.run_id, p.published_at)"
-        f" FROM {name}.publications AS p GROUP BY p.partition)"
+    runs = (
+        f"SELECT p.partition AS partition, argMax(p.run_id, p.published_at) AS run_id FROM {name}.publications AS p"
+        " WHERE has(p.alert_versions, {version:String}) GROUP BY p.partition"
     )
+    known = query(
+        f"SELECT count() AS n FROM ({runs}) WHERE partition = toDate({{day:String}})",
+        {"version": alert.alert_version, "day": day.isoformat()},
+    )
+    if not known.item():
+        return None
+    rows_of = f"(SELECT * FROM {name}.{quote(BATCH_ALERTS)} WHERE (partition, run_id) IN ({runs}))"
+    return _breaches(query, rows_of, alert, day)
+
+
+def _breaches(query: Query, rows_of: str, alert: Alert, day: date) -> list[Breach]:
+    """What there is of the day, and around it as far as the alert reaches."""
+    window, within = Window.of_day(day), alert.within or timedelta(0)
     rows = query(
         "SELECT alert_id, mapKeys(dims) AS names, mapValues(dims) AS texts, breached_at, value, evidence "
-        f"FROM {name}.{quote(table)}{' FINAL' if table == ALERTS else ''} "
+        f"FROM {rows_of} "
         "WHERE alert = {alert:String} AND alert_version = {version:String} "
         "AND toUnixTimestamp64Milli(breached_at) >= {start:Int64} AND toUnixTimestamp64Milli(breached_at) < {end:Int64}"
-        f"{shown if table == BATCH_ALERTS else ''} ORDER BY breached_at, alert_id",
+        " ORDER BY breached_at, alert_id",
         {
             "alert": alert.name,
             "version": alert.alert_version,

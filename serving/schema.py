@@ -150,6 +150,7 @@ def _source_tables() -> Iterable[Table]:
                 ("partition", "Date"),
                 ("run_id", "String"),
                 ("metric_versions", "Array(String)"),
+                ("alert_versions", "Array(String)"),
                 ("published_at", f"{INSTANT} DEFAULT now64(6)"),
             ),
             ("partition", "published_at"),

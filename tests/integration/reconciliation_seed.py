@@ -265,7 +265,7 @@ class Seed:
             self.publish(run_id, day)
         return told
 
-    def publish(self, run_id, day=DAY, versions=None):
+    def publish(self, run_id, day=DAY, versions=None, alerts=None):
         self._insert(
             "publications",
             pl.DataFrame(
@@ -273,9 +273,12 @@ class Seed:
                     "partition": [day],
                     "run_id": [run_id],
                     "metric_versions": [versions or [metric.metric_version for metric in self.catalog.metrics]],
+                    "alert_versions": [
+                        [alert.alert_version for alert in self.catalog.alerts] if alerts is None else alerts
+                    ],
                     "published_at": [datetime.now(UTC)],
                 },
-                schema_overrides={"published_at": pl.Datetime("us", "UTC")},
+                schema_overrides={"alert_versions": pl.List(pl.String), "published_at": pl.Datetime("us", "UTC")},
             ),
         )
 

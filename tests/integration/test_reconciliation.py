@@ -2,18 +2,21 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import polars as pl
 import pytest
-from reconciliation_seed import DAY, Seed, make_log
+from reconciliation_seed import CATALOG, DAY, Seed, make_log
 
 from infra.clickhouse import connect
 from metrics.reference import answer
+from reconciliation.alerts import alert_days
 from reconciliation.certificate import Outcome, Verdict
 from reconciliation.evidence import ManifestError
-from reconciliation.reconcile import reconcile
+from reconciliation.page import report_page
+from reconciliation.reconcile import reader, reconcile
 from reconciliation.report import build, write_report
 from reconciliation.result import Status, summaries
 
@@ -276,6 +279,22 @@ def test_a_metric_that_the_run_did_not_compute_is_named_and_not_compared(seed, r
     result = run()
     assert [diff.metric for diff in result.examined.metrics] == ["events"]
     assert result.examined.not_in_run == ("revenue", "visitors")
+    assert "not compared" in result.message
+    assert "revenue, visitors" in result.message
+
+
+def test_a_run_of_other_definitions_keeps_the_certificate_that_it_has(seed, run, clickhouse, client):
+    log = make_log()
+    seed.speed(log)
+    seed.batch(log, events=7)
+    assert not run().certified
+    other = replace(
+        seed.catalog, metrics=tuple(replace(metric, metric_version="other") for metric in seed.catalog.metrics)
+    )
+    (result,) = reconcile(clickhouse, other, [DAY], client=client)
+    assert not result.certified
+    assert "the run did not compute `events` as it is defined now" in result.message
+    assert seed.certificates() == 1
 
 
 def test_other_days_and_other_runs_do_not_mix(seed, run):
@@ -348,3 +367,35 @@ def test_a_report_made_alone_certifies_nothing_and_shows_the_certificate_that_is
     after = build(clickhouse, seed.catalog, [DAY, NEXT], client=client)
     assert after["partitions"][0]["issued_at"] is not None
     assert (after["from"], after["to"], after["headline"]["verdict"]) == ("2026-03-01", "2026-03-02", "not_published")
+
+
+def test_alerts_are_judged_by_the_run_that_knows_each_whatever_else_the_catalog_defines(
+    clickhouse, client, unique, tmp_path
+):
+    text = CATALOG + "alerts:\n  fast: {{when: count > 3, by: [user_id], within: 2m}}\n"
+    seed = Seed(client, clickhouse, f"recon_{unique}", tmp_path, text)
+    log = make_log(events=200)
+    seed.speed(log)
+    seed.batch(log)
+    (fast,) = seed.catalog.alerts
+    breach = {"alert": "fast", "alert_version": fast.alert_version, "alert_id": "a", "dims": {"user_id": "u1"}}
+    breach |= {"breached_at": datetime(2026, 3, 1, 12, tzinfo=UTC), "value": 4.0, "threshold": 3.0, "topic": "fast"}
+    for table, of_run in (("alerts", {}), ("batch_alerts", {"run_id": "run-1", "partition": DAY})):
+        row = breach | of_run
+        client.insert(f"{seed.database}.{table}", [list(row.values())], column_names=list(row))
+    results = reconcile(clickhouse, seed.catalog, [DAY], client=client)
+
+    def judged(catalog):
+        (day,) = alert_days(reader(client), catalog, seed.database, results)
+        return day.live, day.due, day.matched, day.precision, day.recall
+
+    more = replace(seed.catalog.metrics[0], name="more", metric_version="new")
+    assert judged(seed.catalog) == judged(replace(seed.catalog, metrics=(*seed.catalog.metrics, more)))
+    assert judged(seed.catalog) == (1, 1, 1, 1.0, 1.0)
+    seed.publish("run-2", alerts=[])
+    assert judged(seed.catalog) == (1, 1, 1, 1.0, 1.0)
+    other = replace(seed.catalog, alerts=(replace(fast, alert_version="other"),))
+    assert judged(other) == (0, None, None, None, None)
+    doc = build(clickhouse, other, DAY, results=results, client=client)
+    assert "no published run of 2026-03-01 knows `fast`" in doc["alerts"][0]["message"]
+    assert "knows <code>fast</code> as it is defined now" in report_page(doc, "2026-03-01")

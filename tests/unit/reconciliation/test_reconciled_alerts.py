@@ -53,6 +53,18 @@ def test_a_day_without_alerts_has_neither() -> None:
     assert (found.precision, found.recall) == (None, None)
 
 
+def test_what_was_due_of_an_alert_that_no_run_knows_is_unknown_and_the_report_says_so() -> None:
+    found = judge(ALERT, DAY, [breach("a", 0), breach("tomorrow", 86_400)], None, [], NOON)
+    assert (found.live, found.due, found.matched, found.precision, found.recall) == (1, None, None, None, None)
+    assert found.false == found.missed == ()
+    told = found.as_json()
+    assert told["message"] == (
+        "no published run of 2026-03-01 knows `fast` as it is defined now, so nothing says which alerts were due. run "
+        "`lockstep batch --from 2026-03-01 --to 2026-03-01`"
+    )
+    assert judge(ALERT, DAY, [], [], [], NOON).as_json()["message"] == ""
+
+
 def test_causes_come_from_what_was_not_counted() -> None:
     one = breach("a", 0, evidence=("e1", "e2"))
     after = NOON + timedelta(hours=1)
