@@ -1,9 +1,8 @@
 """From the plain values of a catalog file to a `Catalog`: the rules that go beyond types, each with its way out."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,11 +12,11 @@ from metrics.aggregation import SEMANTICS_VERSION, Aggregation
 from metrics.aggregation_text import parse_aggregation
 from metrics.alert import Alert, check_when, parse_when
 from metrics.catalog import MOST_DIMENSIONS, Catalog, CatalogError, Field, Lookup, Metric, Path, Problem, RatioMetric
+from metrics.catalog_fields import field_problems, id_and_time_problems, read_field
 from metrics.catalog_lookups import lookup_problems
 from metrics.catalog_names import name_problems, topic_name_problems, topic_problems
-from metrics.catalog_parts import NAME_RULE, AlertPart, CatalogPart, FieldPart, MetricPart
+from metrics.catalog_parts import NAME_RULE, AlertPart, CatalogPart, MetricPart
 from metrics.catalog_words import in_words, known_names
-from metrics.event import INTEGER_DIGITS, DeadLetterError, default_of
 from metrics.expression import Condition, Expression, FieldType
 from metrics.hashing import digest
 from metrics.totals import check_total
@@ -71,19 +70,20 @@ class _Builder:
             for item in error.errors():
                 self._problem(*in_words(tuple(item["loc"]), item["type"], item["msg"], item["input"]))
             raise CatalogError(self._problems) from error
-        self._fields = self._read_fields(("fields",), part.fields)
+        self._fields = {name: read_field(name, one) for name, one in part.fields.items()}
         self._lookups = tuple(
-            Lookup(name, one.topic, one.key, tuple(self._read_fields(("lookups", name, "fields"), one.fields).values()))
+            Lookup(name, one.topic, one.key, tuple(read_field(*field) for field in one.fields.items()))
             for name, one in part.lookups.items()
         )
         self._columns = self._fields | {f.name: f for lookup in self._lookups for f in lookup.joined}
         self._types = {f.name: FieldType(f.type, f.scale if f.type == "decimal" else 0) for f in self._columns.values()}
         self._check_source(part)
-        self._check_id_and_time(part)
-        self._check_fields(("fields",), self._fields.values())
-        for lookup in self._lookups:
-            self._check_fields(("lookups", lookup.name, "fields"), lookup.fields)
-        for problem in lookup_problems(part.topic, self._fields, self._lookups):
+        for problem in (
+            *id_and_time_problems(part.event_id, part.event_time, self._fields),
+            *field_problems(("fields",), self._fields.values()),
+            *(p for one in self._lookups for p in field_problems(("lookups", one.name, "fields"), one.fields)),
+            *lookup_problems(part.topic, self._fields, self._lookups),
+        ):
             self._problem(*problem)
         folded = {name: self._metric(part, name, m) for name, m in part.metrics.items() if m.ratio is None}
         metrics = {name: metric for name, metric in folded.items() if metric is not None}
@@ -131,17 +131,6 @@ class _Builder:
         if self._problems:
             raise CatalogError(self._problems)
 
-    def _read_fields(self, within: Path, parts: Mapping[str, FieldPart]) -> dict[str, Field]:
-        fields = {name: Field(name, f.type, f.scale, f.default, f.required) for name, f in parts.items()}
-        for name, field in fields.items():
-            try:
-                fields[name] = replace(field, default=default_of(field))
-            except DeadLetterError:
-                rule = f"the default must be of the field's type, {field.type}"
-                hint = f"write {_taken_by(field)}, or declare the field otherwise"
-                self._problem((*within, name, "default"), rule, field.default, hint)
-        return fields
-
     def _check_source(self, part: CatalogPart) -> None:
         named = [((kind, name), name) for kind in ("lookups", "metrics", "alerts") for name in getattr(part, kind)]
         for path, name in [(("source",), part.source), *named]:
@@ -156,37 +145,6 @@ class _Builder:
             self._problem(("key",), "`key` must be a field", part.key, known_names(part.key, self._fields))
         if part.registry is not None and part.format != "avro":
             self._problem(("registry",), "only avro has a schema registry", part.registry, "remove it")
-
-    def _check_id_and_time(self, part: CatalogPart) -> None:
-        if part.event_id == part.event_time.field:
-            hint = "name another field; the time alone names no event"
-            self._problem(("event_id",), "the id of an event and its time are two fields", part.event_id, hint)
-            return
-        time_type = "string" if part.event_time.unit == "iso" else "int"
-        for key, name, kind in (
-            ("event_id", part.event_id, "string"),
-            ("event_time", part.event_time.field, time_type),
-        ):
-            if (field := self._fields.get(name)) is None:
-                continue
-            path: Path = ("fields", name)
-            if field.type != kind:
-                rule = f"the field of `{key}` is {FieldType(kind).noun}"
-                rule += f" where the unit is {part.event_time.unit}" * (key == "event_time")
-                self._problem(path, rule, field.type, f"declare it {kind}, or leave it out where no metric uses it")
-            if field.default is not None:
-                hint = "remove it; an event without the field is a dead letter"
-                self._problem((*path, "default"), f"the field of `{key}` has no default", field.default, hint)
-
-    def _check_fields(self, within: Path, fields: Iterable[Field]) -> None:
-        spelt: dict[str, str] = {}
-        for field in fields:
-            path: Path = (*within, field.name)
-            if (other := spelt.setdefault(field.name.lower(), field.name)) != field.name:
-                hint = f"rename it; Spark would take it for `{other}`"
-                self._problem(path, "fields differ by more than the case of their letters", field.name, hint)
-            if field.scale and field.type != "decimal":
-                self._problem((*path, "scale"), "only a decimal has a scale", field.scale, "remove it")
 
     def _metric(self, part: CatalogPart, name: str, metric: MetricPart) -> Metric | None:
         before = len(self._problems)
@@ -458,17 +416,6 @@ def _texts(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:  # noqa: 
 def _printable(text: str) -> str:
     """The text with escapes for what UTF-8 cannot encode: halves of a surrogate pair."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _taken_by(field: Field) -> str:
-    decimals = f"in quotes a number of at most {INTEGER_DIGITS} digits and {field.scale} decimals"
-    return {
-        "string": "a text, in quotes where it reads as a number",
-        "int": "a whole number of 64 bits",
-        "float": "a number within 1e100 of zero",
-        "decimal": decimals if field.scale else f"a whole number of at most {INTEGER_DIGITS} digits",
-        "bool": "true or false",
-    }[field.type]
 
 
 def _suggested(name: str) -> str:
