@@ -8,23 +8,9 @@ from typing import Any
 
 import yaml
 from clickhouse_connect.driver.client import Client
-from conformance import (
-    SEED,
-    STATES,
-    Place,
-    Said,
-    Tree,
-    bodies,
-    drawn_by,
-    encoded,
-    fresh_seed,
-    judge,
-    judge_states,
-    samples,
-    state_tree,
-    unreadable,
-)
+from conformance import SEED, bodies, drawn_by, encoded, fresh_seed, samples, unreadable
 from hypothesis import strategies as st
+from judge import STATES, Place, Said, Tree, judge, judge_states, state_tree
 from lockstep_shell import Lockstep
 
 from infra import kafka

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 from chdb.session import Session
-from conformance import STATES, Place, Said, Tree, judge
+from judge import STATES, Place, Said, Tree, judge
 
 from metrics import reference
 from metrics.catalog import Catalog, Metric
