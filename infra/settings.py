@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     parallelism: int = Field(default=2, ge=1, le=256, description="Flink subtasks and Python workers")
     checkpoint_interval_ms: int = Field(default=3000, ge=100)
     state_backend: Literal["rocksdb", "filesystem"] = Field(
-        default="filesystem",
+        default="rocksdb",
         description="where Flink keeps state: on disk or on its heap; checkpoints are files either way",
     )
     worker_memory_bytes: int = Field(

@@ -137,9 +137,11 @@ def test_the_sessions_of_a_real_clickstream_are_those_of_an_independent_computat
     assert dict(counts) == {"desktop": 1890, "mobile": 1295, "tablet": 420}
 
 
-def test_killed_workers_change_no_count(stack: Settings, source: Catalog, log: Log, tmp_path: Path) -> None:
+def test_killed_workers_change_no_count_though_they_remember_nothing(
+    stack: Settings, source: Catalog, log: Log, tmp_path: Path
+) -> None:
     log.good(2000)
-    with _speed(stack, source, tmp_path):
+    with _speed(stack.model_copy(update={"worker_memory_bytes": 0}), source, tmp_path):
         _await(lambda: _offsets(stack, source) >= 500)
         with _writing(log, 30_000):
             _await(lambda: _offsets(stack, source) >= 4000)
