@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from infra.processes import is_free
@@ -18,6 +19,10 @@ from infra.service import Service
 from infra.services import clickhouse_services, flink_services, kafka_services, schema_registry
 from infra.settings import Settings
 from infra.stack import down, up
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 HOST = "127.0.0.1"
 # Below the range from which the kernel takes ports of outgoing connections, so that nothing takes them meanwhile.

@@ -245,7 +245,6 @@ def test_special_values_and_literals_are_the_same_in_every_engine(engines: Engin
 
 @settings(
     max_examples=4,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # the differences name the expression and the row
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -255,7 +254,7 @@ def test_every_engine_gives_the_same_value(engines: Engines, seed: int) -> None:
     assert engines.differences(expressions(source, 20), rows(source, 25)) == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**64))
 def test_the_canonical_text_is_the_same_expression(seed: int) -> None:
     for expression in expressions(random.Random(seed), 5).values():

@@ -83,7 +83,7 @@ def assert_state_is_that_of(cell: Cell, metric: Metric, row: dict[str, Any]) -> 
 cuts = st.lists(st.integers(0, 40), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(logs(), cuts)
 def test_dispositions_are_those_of_the_reference_whatever_the_chunks(records: list[Record], cuts: list[int]) -> None:
     few = TREE | {"metrics": {"events": TREE["metrics"]["events"]}}
@@ -96,7 +96,7 @@ def test_dispositions_are_those_of_the_reference_whatever_the_chunks(records: li
     assert got == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(logs(), st.integers(0, 40))
 def test_a_reader_that_remembers_the_horizon_resumes_as_if_it_had_never_stopped(records: list[Record], at: int) -> None:
     own = [record for record in records if record.topic_partition == 0]
@@ -109,7 +109,7 @@ def test_a_reader_that_remembers_the_horizon_resumes_as_if_it_had_never_stopped(
     assert_frame_equal(rest, whole.filter(pl.col("offset") >= start))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(logs(), cuts)
 def test_published_states_are_those_of_the_reference(records: list[Record], cuts: list[int]) -> None:
     expected = reference.answer(TREE, records).expected
@@ -128,7 +128,7 @@ def test_published_states_are_those_of_the_reference(records: list[Record], cuts
                     assert_state_is_that_of(cell, metric, row)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logs(), cuts, st.randoms(use_true_random=False))
 def test_merging_is_associative_commutative_and_has_an_identity(
     records: list[Record], cuts: list[int], chance: random.Random
@@ -147,7 +147,7 @@ def test_merging_is_associative_commutative_and_has_an_identity(
         assert_frame_equal(merge_states(group, whole), whole)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logs(), cuts)
 def test_the_ledger_accounts_for_every_record_once(records: list[Record], cuts: list[int]) -> None:
     chunks = read(records, cuts)

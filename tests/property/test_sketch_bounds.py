@@ -102,7 +102,7 @@ def test_the_binomial_test_finds_bounds_that_hold_too_seldom() -> None:
 magnitudes = st.floats(-1e100, 1e100, allow_subnormal=False) | st.floats(-100, 100, allow_subnormal=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(magnitudes, min_size=1, max_size=40), st.sampled_from(["0", "0.01", "0.5", "0.95", "0.999", "1"]))
 def test_a_quantile_is_within_its_bounds_and_its_relative_error_always(
     engine: Session, values: list[float], quantile: str
@@ -142,7 +142,7 @@ def exact_values(draw: st.DrawFn) -> tuple[FieldType, list[int]]:
     return kind, draw(st.lists(st.integers(low, high) | st.integers(-300, 300) | edges, min_size=1, max_size=20))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(exact_values(), st.sampled_from(["0", "0.5", "0.95", "1"]))
 @example((FieldType("decimal", 2), [7205759403792793599]), "0.5")
 @example((FieldType("decimal", 2), [29]), "0.5")

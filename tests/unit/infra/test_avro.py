@@ -12,7 +12,7 @@ from typing import Any
 import fastavro
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.avro import AvroReader, unframe_of
@@ -373,7 +373,6 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(FIELDS, max_size=8), st.sampled_from(["ms", "us", "s", "iso"]))
 def test_json_and_avro_give_the_same_events(events: list[dict[str, Any]], unit: str) -> None:
     moments = {"ms": lambda t: t, "us": lambda t: t * 1000, "s": lambda t: t // 1000, "iso": _iso}

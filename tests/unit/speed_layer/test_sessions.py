@@ -131,7 +131,7 @@ def test_a_metric_has_the_sessions_of_the_events_that_it_selects() -> None:
     assert shown(job, "buys") == [("ann", 0, 30, 1), ("ann", 40, 70, 1)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 300), st.sampled_from(["ann", "bob"]), st.sampled_from(["web", "app"])),

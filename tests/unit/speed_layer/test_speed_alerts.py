@@ -3,7 +3,7 @@ import json
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics.alert import Alert
@@ -106,7 +106,6 @@ def test_only_what_events_of_the_span_bear_upon_is_judged() -> None:
 
 
 @pytest.mark.parametrize("alert", CATALOG.alerts, ids=lambda alert: alert.name)
-@settings(deadline=None)
 @given(
     drawn=st.lists(st.tuples(st.integers(0, 30_000), st.sampled_from("abc"), st.integers(-3, 3)), max_size=60),
     spans=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 5)), min_size=1, max_size=3),
