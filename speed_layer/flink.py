@@ -49,6 +49,11 @@ def configure(settings: Settings) -> Path:
     return directory
 
 
+def running(settings: Settings, prefix: str) -> list[str]:
+    """Names of the Flink jobs that are not over and whose name begins with `prefix`."""
+    return [job["name"] for address in _addresses(settings) for job in _running(address, prefix)]
+
+
 def cancel(settings: Settings, prefix: str) -> list[str]:
     """Cancels Flink jobs whose name begins with `prefix`, and waits until they are over; returns their names."""
     cancelled = []

@@ -53,14 +53,16 @@ def state(settings: Settings, job_id: str) -> str:
 def cancel(settings: Settings, job_id: str) -> None:
     """Stops a job; one that is unknown or over is left alone.
 
+    The server is told first: where Flink ends a job whose submitter no longer listens, the server takes it to run on.
+
     Raises:
         JobServerUnavailableError: The server does not answer.
     """
     for job in jobs(settings):
         if job.id == job_id and job.state in LIVE:
-            flink.cancel(settings, job.name)
             with _server(settings) as server:
                 server.Cancel(api.CancelJobRequest(job_id=job_id), timeout=_TIMEOUT_S)
+            flink.cancel(settings, job.name)
 
 
 @contextmanager

@@ -178,8 +178,10 @@ class _Run:
     def _ensure_job(self, done: dict[int, int]) -> None:
         """Takes over this catalog's job if it runs, stops jobs of other versions of it, else submits one."""
         self._job = None
+        # The job server takes a job for running that ended in Flink while nobody listened.
+        runs = bool(flink.running(self._settings, self._name))
         for job in jobs.jobs(self._settings):
-            if job.state in jobs.LIVE and job.name == self._name and self._job is None:
+            if job.state in jobs.LIVE and job.name == self._name and runs and self._job is None:
                 self._job = job.id
             elif job.state in jobs.LIVE and job.name.startswith(tuple(self._prefixes)):
                 jobs.cancel(self._settings, job.id)
@@ -198,11 +200,11 @@ class _Run:
         """Ends the job in Flink by its name: the job server may be away, or take one that restarts for over."""
         if self._job is None:
             return
-        flink.cancel(self._settings, self._name)
         try:
             jobs.cancel(self._settings, self._job)
         except jobs.JobServerUnavailableError as error:
-            logger.warning("%s; Flink was asked instead", error)
+            logger.warning("%s; Flink is asked instead", error)
+        flink.cancel(self._settings, self._name)
 
     def _goal(self) -> Goal:
         """The log as it is now."""

@@ -24,7 +24,7 @@ from infra.stack import status
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
 from orchestration.ingest import ingest
-from speed_layer import jobs
+from speed_layer import flink, jobs
 from speed_layer.main import run
 from speed_layer.published import frontier
 
@@ -183,6 +183,22 @@ def test_a_job_that_is_gone_is_submitted_again(stack: Settings, source: Catalog,
                 jobs.cancel(stack, job.id)
         log.good(1000)
         _await(lambda: _offsets(stack, source) == 2000)
+    assert published(stack, source) == expected(2000)
+
+
+def test_a_job_that_ended_while_nobody_listened_is_submitted_again(
+    stack: Settings, source: Catalog, log: Log, tmp_path: Path
+) -> None:
+    log.good(1000)
+    with _speed(stack, source, tmp_path) as process:
+        _await(lambda: _offsets(stack, source) >= 1000)
+        process.kill()
+        process.wait()
+    assert flink.cancel(stack, f"lockstep-{source.source}-")
+    log.good(1000)
+
+    run(stack, source, until_drained=True)
+
     assert published(stack, source) == expected(2000)
 
 
