@@ -1,7 +1,7 @@
 """Exact states by Spark against states of the same events by polars, with neither a log nor ClickHouse."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
@@ -12,6 +12,8 @@ import pytest
 from batch_log import DAY_MS, DAYS, FIRST_DAY, HOUR_MS, PARTITIONS, START, records, write_catalog
 from pyspark.sql import DataFrame, SparkSession
 
+from batch_layer import exact
+from batch_layer import sessions as batch_sessions
 from batch_layer.exact import READINGS, events_of, exact_states
 from batch_layer.job import spark_session
 from batch_layer.manifest import ReadRange, lookback_ms
@@ -23,8 +25,10 @@ from metrics.aggregation import Aggregation
 from metrics.catalog import Catalog, Metric
 from metrics.disposition import COUNTED, ID_CONFLICT, LATE
 from metrics.fold import Group, groups, metric_rows, partial_states, selected, session_rows
+from metrics.over_time import Last
 from metrics.reference import Record
 from metrics.session import assign_sessions
+from metrics.totals import Count, Stddev, Sum
 
 INPUT = pa.schema(
     [("partition", pa.int32()), ("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary())]
@@ -164,6 +168,60 @@ def test_every_reading_of_every_metric_is_what_polars_folds_of_its_events(
     apart = {name: len(Counter(frame["reading"])) for name, frame in found.items()}
     assert set(apart.values()) == {3}
     assert found["batch_events"].group_by("reading").agg(pl.col("events").sum())["events"].n_unique() == 3
+
+
+_STATES = {kind: kind.spark_state for kind in (Count, Last, Stddev)}
+_ASSIGN = batch_sessions._Assign
+
+
+def replaced(old: str, new: str) -> Callable[..., dict[str, str]]:
+    """`spark_state` with other words in its SQL."""
+    return lambda agg, *given: {name: sql.replace(old, new) for name, sql in _STATES[type(agg)](agg, *given).items()}
+
+
+PLANTED: dict[str, tuple[str, Any, str, Any]] = {
+    "a count of another condition": ("events", Count, "spark_state", replaced("count_if(", "count_if(NOT ")),
+    "a sum of what is not taken": (
+        "prices",
+        Sum,
+        "spark_state",
+        lambda agg, arguments, _: agg.spark_totals(arguments[0], "true"),
+    ),
+    "squares of a sample": ("spread", Stddev, "spark_state", replaced("var_pop", "var_samp")),
+    "the first for the last": ("latest", Last, "spark_state", replaced("max", "min")),
+    "NULL taken for zero": ("price_p90", exact, "_item", lambda _: "coalesce(f_price, 0D)"),
+    "a condition that is not asked": ("least", exact, "_condition", lambda _: "true"),
+    "late events among those counted": ("by_kind", exact, "READINGS", READINGS | {"counted": READINGS["with_late"]}),
+    "sessions with another gap": (
+        "visits",
+        batch_sessions,
+        "_Assign",
+        lambda keys, window, spans: _ASSIGN(keys, replace(window, gap=window.gap / 2), spans),
+    ),
+}
+"""By what is planted: the metric that shows it, and what stands where instead."""
+
+
+def of_planted(catalog: Catalog, *names: str) -> tuple[Catalog, pa.Table]:
+    """A catalog of some metrics, and the rows of a small log."""
+    only = replace(catalog, metrics=tuple(metric for metric in catalog.metrics if metric.name in names))
+    return only, passed(only, records(seed=2, count=600), DAYS)
+
+
+def test_nothing_is_found_where_nothing_is_planted(session: SparkSession, catalog: Catalog):
+    only, rows = of_planted(catalog, *(name for name, *_ in PLANTED.values()))
+    check(only, written(session, only, rows, DAYS), rows, DAYS)
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_difference_planted_in_spark_is_found(
+    session: SparkSession, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, planted: str
+):
+    name, where, what, difference = PLANTED[planted]
+    only, rows = of_planted(catalog, name)
+    monkeypatch.setattr(where, what, difference)
+    with pytest.raises(AssertionError, match=name):
+        check(only, written(session, only, rows, DAYS), rows, DAYS)
 
 
 def test_the_expected_states_are_those_of_the_reading_counted(catalog: Catalog, rows: pa.Table, found: Tables):
