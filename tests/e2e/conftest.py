@@ -18,8 +18,18 @@ def lockstep(stack: Settings) -> Callable[[Path], Lockstep]:
 
 @pytest.fixture
 def shop(tmp_path: Path, unique: str) -> Path:
-    """The demo's catalog under a source and a topic of this test's own."""
-    path = tmp_path / "shop.yaml"
-    text = (DEMO_CATALOGS / "shop.yaml").read_text().replace("source: shop\n", f"source: {unique}\n")
-    path.write_text(text.replace("topic: events.shop.v1 ", f"topic: {unique} "))
+    """The demo's shop under a source and a topic of this test's own."""
+    return _of_its_own("shop", tmp_path, unique)
+
+
+@pytest.fixture
+def devices(tmp_path: Path, unique: str) -> Path:
+    """The demo's devices under a source and a topic of this test's own."""
+    return _of_its_own("devices", tmp_path, unique)
+
+
+def _of_its_own(source: str, folder: Path, name: str) -> Path:
+    path = folder / f"{source}.yaml"
+    text = (DEMO_CATALOGS / path.name).read_text().replace(f"source: {source}\n", f"source: {name}\n")
+    path.write_text(text.replace(f"topic: events.{source}.v1", f"topic: {name}", 1))
     return path
