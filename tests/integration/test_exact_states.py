@@ -110,6 +110,10 @@ def items_by_polars(group: Group, metric: Metric, events: pl.DataFrame, days: Se
     return chosen.group_by(pl.all()).agg(n=pl.len()).rename({"argument": "item"})
 
 
+ROUNDING = 1e-12
+"""What summing leaves of the spread of equal values."""
+
+
 def plain(frame: pl.DataFrame, names: Sequence[str]) -> Counter[tuple[Any, ...]]:
     """The rows as values that compare; times in ms."""
     times = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
@@ -120,7 +124,9 @@ def plain(frame: pl.DataFrame, names: Sequence[str]) -> Counter[tuple[Any, ...]]
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return tuple((entry["key"], entry["value"]) for entry in value)
-    return f"{value:.9g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:.9g}" if abs(value) > ROUNDING else "0"
+    return value
 
 
 def keys_of(group: Group) -> list[str]:
