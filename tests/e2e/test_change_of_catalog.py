@@ -16,6 +16,7 @@ from orchestration.services import BESIDE
 OLD = """
 source: {source}
 topic: {source}
+format: avro
 event_id: id
 event_time: {{field: at, unit: iso}}
 fields:
@@ -42,7 +43,7 @@ def values(run: Lockstep, metric: str, *options: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def catalogs(stack: Settings, tmp_path: Path, unique: str) -> Iterator[tuple[Path, Path]]:
+def catalogs(stack: Settings, registry: Settings, tmp_path: Path, unique: str) -> Iterator[tuple[Path, Path]]:
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     old.write_text(OLD.format(source=unique))
     new.write_text(NEW.format(source=unique))
