@@ -108,9 +108,10 @@ def test_an_alert_of_very_many_bytes_is_told(stack: Settings, source: Catalog) -
     run(stack, source, until_drained=True)
 
     _assert_told_once(stack, source, sent)
+    broker = admin(stack)
     for alert in source.alerts:
         config = ConfigResource(ConfigResource.Type.TOPIC, alert.topic)
-        [described] = admin(stack).describe_configs([config]).values()
+        [described] = broker.describe_configs([config]).values()
         assert int(described.result()["max.message.bytes"].value) == LARGEST_BYTES
     bodies = [body for alert in source.alerts for body in alert_log.messages(stack, alert)]
     assert any(len(body["evidence"]) < body["events"] for body in bodies)
