@@ -34,7 +34,7 @@ down: ## stop the local stack; its data stays
 
 .PHONY: test
 test: setup lint chromium ## lint, then the tests of every part, on the real engines
-	@$(BIN)/python -m pytest --ignore tests/e2e
+	@$(BIN)/python -m pytest
 
 .PHONY: test-e2e
 test-e2e: setup ## whole jobs through both layers as a user runs them, the demo too

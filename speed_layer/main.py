@@ -24,6 +24,7 @@ from metrics.catalog import Catalog
 from serving import schema
 from serving.versions import note_live
 from speed_layer import flink, jobs, published
+from speed_layer.displaced import Sweeper
 from speed_layer.log import greatest_watermark
 from speed_layer.lookups import Archiving
 from speed_layer.pipeline import build
@@ -104,6 +105,7 @@ class _Run:
         self._name = f"{self._prefixes[-1]}{self._catalog.version}"
         self._job: str | None = None
         self._own = False
+        self._sweeper: Sweeper | None = None
 
     def until(self, *, drained: bool) -> int:
         settings, catalog = self._settings, self._catalog
@@ -115,6 +117,7 @@ class _Run:
         schema.apply(connect(settings), self._whole, self._database)
         client = connect(settings, self._database)
         client.command(progress_ddl(self._database))
+        self._sweeper = Sweeper(client, catalog)
         goal = self._goal()
         if self._beside:
             done = dict.fromkeys(goal.ends, _FOREVER)
@@ -128,7 +131,7 @@ class _Run:
 
     def _run(self, client: Client, goal: Goal, done: dict[int, int], *, drained: bool) -> int:
         catalog = self._catalog
-        if drained and published.is_drained(client, catalog, goal):
+        if drained and self._is_drained(client, goal):
             logger.info("`%s` is already published up to its end", catalog.topic)
             return 0
         self._ensure_job(done)
@@ -155,6 +158,8 @@ class _Run:
                 if state not in jobs.LIVE:
                     logger.warning("job `%s` is %s; submitting it again", self._name, state)
                     self._ensure_job(done if self._beside else published.frontier(client, self._catalog))
+                if self._sweeper:
+                    self._sweeper.sweep_now_and_then()
             except _AWAY as error:
                 logger.warning("%s; waiting", error)
 
@@ -170,7 +175,11 @@ class _Run:
 
     def _is_drained(self, client: Client, goal: Goal) -> bool:
         try:
-            return published.is_drained(client, self._catalog, goal)
+            if not published.is_drained(client, self._catalog, goal):
+                return False
+            if self._sweeper:
+                self._sweeper.sweep()
+            return True
         except _AWAY as error:
             logger.warning("%s; waiting", error)
             return False

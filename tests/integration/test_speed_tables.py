@@ -1,5 +1,6 @@
 """Every aggregation's states on their way from chunks to rows in ClickHouse."""
 
+import random
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from metrics.catalog import Catalog, Metric
 from metrics.catalog_build import parse_catalog
 from metrics.fold import groups, metric_rows, session_rows
 from serving.schema import metric_tables
+from speed_layer.displaced import take_back
 from speed_layer.publish import WritePanes
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "speed_layer"))
@@ -94,11 +96,16 @@ def written(clickhouse: Settings, source: Catalog, chunks: list[list[Row]]) -> C
         "CREATE TABLE ledger (topic String, topic_partition Int32, block Int64, records UInt64, counted UInt64, "
         "late UInt64, duplicate UInt64, id_conflict UInt64, dead_letter UInt64) ENGINE = Memory"
     )
+    publish(clickhouse, source, chunks)
+    return client
+
+
+def publish(clickhouse: Settings, source: Catalog, chunks: list[list[Row]]) -> None:
+    """Merges chunks and writes every bundle's rows, as one attempt that knows of no other."""
     job, writer = Job(source), WritePanes(clickhouse, source)
     writer.setup()
     for chunk in chunks:
         list(writer.process(job.bundle(chunk)))
-    return client
 
 
 def whole(source: Catalog, rows: list[Row]) -> pl.DataFrame:
@@ -148,3 +155,27 @@ def test_sessions_and_tombstones_come_out_of_the_tables(clickhouse: Settings, un
         found = rows_of(client, metric, expected.columns)
         assert_frame_equal(found, expected.sort("window_start", *group.dimensions), check_exact=False)
         assert client.query(f"SELECT count() FROM speed_{metric.name} WHERE is_deleted").result_rows != [(0,)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sessions_of_an_attempt_that_failed_do_not_outlive_another_in_other_chunks(
+    clickhouse: Settings, unique: str, seed: int
+) -> None:
+    by_chance = random.Random(seed)
+    source = catalog(unique, {"events": "count"}, "session 20m max 1h")
+    log = by_chance.sample(events(), 120)
+    failed = [log[n : n + 7] for n in range(0, by_chance.randrange(80, 110), 7)]
+    client = written(clickhouse, source, failed)
+    [group], [metric] = groups(source), source.metrics
+    expected = session_rows(group, metric, whole(source, log)).with_columns(
+        pl.col("window_start", "window_end").cast(pl.Datetime("ms", "UTC")), pl.col("length_ms").cast(pl.UInt64)
+    )
+
+    publish(clickhouse, source, [log[n : n + 40] for n in range(0, 120, 40)])
+    before = rows_of(client, metric, expected.columns)
+    taken = take_back(client, metric)
+
+    assert_frame_equal(rows_of(client, metric, expected.columns), expected.sort("window_start", *group.dimensions))
+    assert before.height == expected.height + taken
+    assert taken > 0
+    assert take_back(client, metric) == 0
