@@ -18,7 +18,7 @@ SCHEMA = json.loads(json_schema())
 GOOD = [
     *sorted((ROOT / "orchestration" / "catalogs").glob("*.yaml")),
     *sorted((ROOT / "tests" / "data").glob("clickstream*.yaml")),
-    ROOT / "speed_layer" / "bench.yaml",
+    *sorted((ROOT / "speed_layer" / "bench").glob("*.yaml")),
     ROOT / "README.md",
     ROOT / "docs" / "your-own-source.md",
 ]

@@ -7,8 +7,6 @@ out exact.
 
 import argparse
 import json
-import os
-import platform
 import random
 import sys
 import threading
@@ -18,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -30,6 +27,7 @@ from infra.settings import Settings, load_settings
 from infra.stack import StackError, down, status, up
 from metrics.catalog import Catalog
 from speed_layer import published
+from speed_layer.bench.measure import machine
 from speed_layer.main import run
 
 EVENTS = 2_000_000
@@ -41,18 +39,6 @@ START_MS = 1_780_000_000_000
 TYPES = ("page_view", "click", "cart", "purchase", "pay")
 COUNTRIES = ("de", "fr", "gb", "it", "us", "es")
 _POLL_S = 0.05
-
-
-def machine() -> dict[str, Any]:
-    """What the figure was taken on."""
-    return {
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
 
 
 def bench(settings: Settings, events: int = EVENTS) -> dict[str, Any]:
@@ -135,14 +121,6 @@ def _drain(settings: Settings, catalog: Catalog, events: int) -> dict[str, Any]:
         "drained_in_s": round(between, 1),
         "job_started_in_s": round(first - started, 1),
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> int:
