@@ -19,7 +19,7 @@ from infra.settings import Settings
 from metrics.catalog import Catalog
 
 EMBEDDED = "embedded"
-_FLINK_OPENS = tuple(
+FLINK_OPENS = tuple(
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in ("java.lang", "java.util", "java.nio", "java.net", "java.text", "java.time", "java.util.concurrent")
 )
@@ -46,7 +46,7 @@ def kafka_services(settings: Settings) -> list[Service]:
     return [
         Service(
             name="kafka",
-            argv=_java_command(
+            argv=java_command(
                 java, settings.kafka_heap, "kafka.Kafka", str(home / "server.properties"), options=_LOGGING
             ),
             env={"CLASSPATH": classpath(resolve("kafka", settings))},
@@ -117,7 +117,7 @@ def flink_services(settings: Settings) -> list[Service]:
     scratch = f"-Djava.io.tmpdir={home / 'tmp'}"
     job_server = Service(
         name="flink-jobserver",
-        argv=_java_command(
+        argv=java_command(
             java,
             settings.flink_heap,
             "org.apache.beam.runners.flink.FlinkJobServerDriver",
@@ -127,7 +127,7 @@ def flink_services(settings: Settings) -> list[Service]:
             f"--artifact-port={settings.artifact_port}",
             f"--expansion-port={settings.job_expansion_port}",
             f"--artifacts-dir={home / 'artifacts'}",
-            options=(*_FLINK_OPENS, *_LOGGING, scratch, "-XX:MaxDirectMemorySize=1g", "-XX:MaxMetaspaceSize=384m"),
+            options=(*FLINK_OPENS, *_LOGGING, scratch, "-XX:MaxDirectMemorySize=1g", "-XX:MaxMetaspaceSize=384m"),
         ),
         env=jars,
         address=settings.job_endpoint,
@@ -141,7 +141,7 @@ def flink_services(settings: Settings) -> list[Service]:
     )
     expansion = Service(
         name="flink-expansion",
-        argv=_java_command(
+        argv=java_command(
             java,
             settings.expansion_heap,
             "org.apache.beam.sdk.expansion.service.ExpansionService",
@@ -170,9 +170,10 @@ def _java(settings: Settings) -> Java:
     return find_java(settings, os.environ)
 
 
-def _java_command(
+def java_command(
     java: Java, heap: str, main_class: str, *arguments: str, options: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
+    """The command of a JVM with this heap (`512m`, `1g`)."""
     # Serial collection: heaps are small, and parallel collectors would take both cores of a small machine.
     memory = (f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError")
     return (str(java.executable), *memory, *options, main_class, *arguments)
@@ -236,7 +237,7 @@ def _format_kafka(settings: Settings, home: Path) -> None:
     drawn = uuid.uuid4().bytes
     cluster_id = base64.urlsafe_b64encode(bytes([drawn[0] & 0x7F]) + drawn[1:]).decode().rstrip("=")
     arguments = ("format", "-t", cluster_id, "-c", str(home / "server.properties"), "--ignore-formatted")
-    command = _java_command(_java(settings), "256m", "kafka.tools.StorageTool", *arguments)
+    command = java_command(_java(settings), "256m", "kafka.tools.StorageTool", *arguments)
     environment = {**os.environ, "CLASSPATH": classpath(resolve("kafka", settings))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     worker_port: int = Field(default=18096, ge=1, le=65535, description="Beam worker pool (Python)")
     job_expansion_port: int = Field(default=18095, ge=1, le=65535, description="the job server's own expansion service")
     flink_ui_port: int = Field(default=18081, ge=1, le=65535, description="web page of a Flink cluster, where one runs")
+    flink_rpc_port: int = Field(default=18092, ge=1, le=65535, description="job manager of a standalone Flink cluster")
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="Dagster's UI and GraphQL")
     dagster_code_port: int = Field(default=18094, ge=1, le=65535, description="Dagster's code server")
     api_port: int = Field(default=8080, ge=1, le=65535, description="HTTP API and dashboard")
