@@ -19,7 +19,7 @@ from typing import Any
 
 from infra.settings import Settings, load_settings
 
-SETS = ("kafka", "flink", "spark")
+SETS = ("kafka", "flink", "flink-sql", "spark")
 _HERE = Path(__file__).parent
 WANTED_FILE = _HERE / "jars.toml"
 LOCK_FILE = _HERE / "jars.sha256"
@@ -46,7 +46,7 @@ def resolve(
     """Paths of a set's jars, in class path order, downloading what is missing and checking every checksum.
 
     Args:
-        set_name: `kafka`, `flink` or `spark`.
+        set_name: one of `SETS`.
         settings: where the stamp of the last check is kept; None reads the settings.
         fetch: turns a coordinate into a local path; None uses Maven repositories.
 
@@ -155,7 +155,7 @@ def _closure(coordinates: Sequence[str]) -> list[str]:
     """Everything the coordinates need at run time, nearest version first, themselves included."""
     import jgo  # noqa: PLC0415 - a third of a second, for a command that is rarely run
 
-    artifacts = jgo.resolve("+".join(coordinates))
+    artifacts = jgo.resolve("+".join(coordinates)) if coordinates else []
     found: dict[str, None] = {}
     for artifact in artifacts:
         suffix = f":{artifact.classifier}" if artifact.classifier else ""

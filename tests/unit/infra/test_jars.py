@@ -72,7 +72,7 @@ def test_a_failed_download_names_the_jar_and_the_way_out(tmp_path: Path, pinned:
 
 
 def test_an_unknown_set_is_refused() -> None:
-    with pytest.raises(JarError, match="jar set must be one of `kafka`, `flink`, `spark`; got `flume`"):
+    with pytest.raises(JarError, match="jar set must be one of `kafka`, `flink`, `flink-sql`, `spark`; got `flume`"):
         locked("flume")
 
 
