@@ -7,13 +7,15 @@ that applies holds. Neither the wall clock, the watermark, the chunk nor the att
 start anywhere once it has remembered the horizon before that place.
 """
 
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from metrics.catalog import Catalog
-from metrics.event import Decoder, Unframe
+from metrics.event import Decoded, Decoder, Unframe
 from metrics.lookup import Join
 from metrics.window import milliseconds
 
@@ -21,8 +23,6 @@ COUNTED, LATE, DUPLICATE, ID_CONFLICT, DEAD_LETTER = "counted", "late", "duplica
 DISPOSITIONS = (COUNTED, LATE, DUPLICATE, ID_CONFLICT, DEAD_LETTER)
 LEDGER_BLOCK = 10_000
 """Offsets in one block of the ledger."""
-
-_PRUNE_AT = 1.25
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,38 @@ class Chunk:
         )
 
 
+class Generation:
+    """Events of a run of offsets, found by their id.
+
+    Attributes:
+        places: By event id, the place of its latest event in the columns.
+        offsets: Of the events, in order.
+        times: Their event times, in ms.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+        self.offsets = array("q")
+        self.times = array("q")
+
+    def add(self, ids: list[str], events: pl.DataFrame) -> int:
+        """Adds events; returns how many ids it did not know before."""
+        known, first = len(self.places), len(self.offsets)
+        self.places.update(zip(ids, range(first, first + len(ids)), strict=True))
+        self.offsets.frombytes(events["offset"].to_numpy().tobytes())
+        self.times.frombytes(events["event_time"].to_numpy().tobytes())
+        return len(self.places) - known
+
+    def at(self, event_id: str) -> tuple[int, int]:
+        """Event time and offset of the latest event of an id."""
+        place = self.places[event_id]
+        return self.times[place], self.offsets[place]
+
+
 class PartitionReader:
     """Decodes and disposes of the records of one topic partition, which it must be given in offset order.
 
-    It remembers the ids of the last `dedup_horizon` offsets, no more.
+    It remembers the ids of the last `dedup_horizon` offsets, and of at most twice as many.
 
     Args:
         catalog: Of the source.
@@ -104,7 +132,12 @@ class PartitionReader:
         self._decoder = Decoder(catalog, unframe)
         self._horizon = catalog.dedup_horizon
         self._too_late_ms = milliseconds(catalog.out_of_orderness + catalog.allowed_lateness)
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._generations: list[Generation] = []
+
+    @property
+    def remembered(self) -> int:
+        """How many ids it knows."""
+        return sum(len(each.places) for each in self._generations)
 
     def remember(
         self,
@@ -114,7 +147,7 @@ class PartitionReader:
         values: Sequence[bytes | None],
     ) -> None:
         """Takes note of the ids of records before the first that is read."""
-        self._repeats(self._decoder.decode(topic_partition, offsets, record_times, values).events)
+        self._repeats(self._decoder.decode(topic_partition, offsets, record_times, values))
 
     def read(
         self,
@@ -125,7 +158,7 @@ class PartitionReader:
     ) -> Chunk:
         """Decodes the next records and gives each its disposition; times in milliseconds since the epoch."""
         decoded = self._decoder.decode(topic_partition, offsets, record_times, values)
-        repeats = self._repeats(decoded.events)
+        repeats = self._repeats(decoded)
         late = pl.col("record_time") - pl.col("event_time") > self._too_late_ms
         events = decoded.events.with_columns(
             disposition=pl.when(repeats.is_not_null())
@@ -136,25 +169,45 @@ class PartitionReader:
         )
         return Chunk(events if self._join is None else self._join(events), decoded.dead_letters)
 
-    def _repeats(self, events: pl.DataFrame) -> pl.Series:
+    def _repeats(self, decoded: Decoded) -> pl.Series:
         """For each event duplicate, id_conflict or null, and remembers the event."""
-        ids, times, offsets = (events[name].to_list() for name in ("event_id", "event_time", "offset"))
-        seen = self._seen
-        repeats: pl.Series
-        if seen.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
-            seen.update(zip(ids, zip(times, offsets, strict=True), strict=True))
-            repeats = pl.repeat(None, len(ids), dtype=pl.String, eager=True)
-        else:
-            kinds: list[str | None] = []
-            for event_id, event_time, offset in zip(ids, times, offsets, strict=True):
-                earlier = seen.get(event_id)
-                if earlier is None or offset - earlier[1] > self._horizon:
-                    kinds.append(None)
-                else:
-                    kinds.append(DUPLICATE if earlier[0] == event_time else ID_CONFLICT)
-                seen[event_id] = (event_time, offset)
-            repeats = pl.Series(kinds, dtype=pl.String)
-        if offsets and len(seen) > self._horizon * _PRUNE_AT:
-            oldest = offsets[-1] - self._horizon
-            self._seen = {event_id: entry for event_id, entry in seen.items() if entry[1] >= oldest}
-        return repeats
+        events, ids = decoded.events, decoded.event_ids
+        kinds = pl.repeat(None, len(ids), dtype=pl.String, eager=True)
+        if not ids:
+            return kinds
+        young = self._youngest(events["offset"][-1])
+        known = [each.places.keys() & ids for each in self._generations]
+        nearest = {
+            event_id: each.at(event_id)
+            for each, found in zip(self._generations, known, strict=True)
+            for event_id in found
+        }
+        again = set(nearest)
+        if young.add(ids, events) < len(ids) - len(known[-1]):
+            again |= {event_id for event_id, times in Counter(ids).items() if times > 1}
+        if again:
+            numbers = [number for number, event_id in enumerate(ids) if event_id in again]
+            chosen = events[numbers]
+            times, offsets = chosen["event_time"].to_list(), chosen["offset"].to_list()
+            kinds = kinds.scatter(numbers, self._compare([ids[n] for n in numbers], times, offsets, nearest))
+        return kinds
+
+    def _compare(
+        self, ids: list[str], times: list[int], offsets: list[int], nearest: dict[str, tuple[int, int]]
+    ) -> list[str | None]:
+        """What some events are, each by the nearest earlier one of its id; `nearest` has those before the first."""
+        kinds: list[str | None] = []
+        for event_id, event_time, offset in zip(ids, times, offsets, strict=True):
+            earlier = nearest.get(event_id)
+            if earlier is None or offset - earlier[1] > self._horizon:
+                kinds.append(None)
+            else:
+                kinds.append(DUPLICATE if earlier[0] == event_time else ID_CONFLICT)
+            nearest[event_id] = (event_time, offset)
+        return kinds
+
+    def _youngest(self, last: int) -> Generation:
+        """The generation to add events to, up to offset `last`; it and the one before hold the whole horizon."""
+        if not self._generations or last - self._generations[-1].offsets[0] > self._horizon:
+            self._generations = [*self._generations[-1:], Generation()]
+        return self._generations[-1]

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -94,6 +95,22 @@ def test_dispositions_are_those_of_the_reference_whatever_the_chunks(records: li
         got |= {(partition, offset): disposition for partition, offset, disposition in places}
         got |= dict.fromkeys(chunk.dead_letters.select("topic_partition", "offset").rows(), "dead_letter")
     assert got == expected
+
+
+def test_bad_records_among_many_change_nothing_of_the_others() -> None:
+    good = [
+        Record(0, n, 10_000, b'{"id":"e%d","ts":%d,"kind":"buy","amount":%s}' % (n % 900, n, written))
+        for n, written in enumerate([b'"1.50"', b'"7"', b'"-0.00"', b"2.5", b"null", b'"1e1"'] * 300)
+    ]
+    bad = {17: b"{", 600: b'{"id":"x","ts":1,"kind":"buy","amount":"1.555"}', 601: None, 1500: b"[]\n[]"}
+    records = [replace(record, value=bad[n]) if n in bad else record for n, record in enumerate(good)]
+
+    [together] = read(records, [])
+    apart = read(records, [*range(len(records))])
+
+    assert_frame_equal(together.events, pl.concat([chunk.events for chunk in apart]))
+    assert_frame_equal(together.dead_letters, pl.concat([chunk.dead_letters for chunk in apart]))
+    assert together.dead_letters["offset"].to_list() == sorted(bad)
 
 
 @settings(max_examples=150)
