@@ -52,8 +52,8 @@ type: $(READY) ## types of the packages that decide things
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## speed of the layers, error and size of the sketches
-	@$(LOCKSTEP) bench speed
+bench: setup ## speed of the layers, error and size of the sketches; PROFILE=1 adds a flame graph of the workers
+	@$(LOCKSTEP) bench speed $(if $(PROFILE),--profile)
 	@$(LOCKSTEP) bench sketches
 
 .PHONY: docs

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from infra.processes import is_free
-from infra.settings import Settings
+from infra.flink_cluster import distribution
 from infra.stack import down, status
 from orchestration import services
 from orchestration.cli.common import (
@@ -23,14 +22,17 @@ from orchestration.cli.common import (
     print_json,
     settings,
 )
+from orchestration.sources import DEMO_CATALOGS
+from speed_layer.bench import table
+from speed_layer.bench.apart import apart
+from speed_layer.bench.throughput import EVENTS, RUNS, TITLES
 
 BENCHES = {
-    "speed": "events a second that the speed layer drains from a backlog into ClickHouse",
+    "speed": "events a second that the speed layer drains from a backlog into ClickHouse, beside other systems",
     "sketches": "error and size of the sketches beside Apache DataSketches",
 }
-EVENTS = 2_000_000
-_PORTS = range(20_000, 30_000)
-GIB = 1024**3
+RESULTS = "bench-results"
+"""Directory under `data_dir` where results stay."""
 
 
 def register(app: typer.Typer) -> None:
@@ -44,6 +46,13 @@ def bench(
         int | None,
         typer.Option(min=1_000, help="Events in the backlog; of `bench speed` alone.", show_default=f"{EVENTS:,}"),
     ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each system; of `bench speed` alone.")] = RUNS,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only this system, may be given several times: {', '.join(TITLES)}.", show_default="all"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the bench that was interrupted.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="At the end, take a flame graph of the workers.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure on engines of its own, on free ports, which are stopped again. A missed target is exit code 1."""
@@ -52,6 +61,9 @@ def bench(
         raise UserError(msg)
     if events is not None and name != "speed":
         msg = f"only `bench speed` has a number of events; got --events {events} for `{name}`. leave it out"
+        raise UserError(msg)
+    if unknown := sorted({*(only or ())} - TITLES.keys()):
+        msg = f"there is no system `{unknown[0]}` to run. there are: {', '.join(TITLES)}"
         raise UserError(msg)
     if name == "sketches":
         from orchestration import sketch_bench  # noqa: PLC0415 - it brings a database engine into the process
@@ -67,16 +79,10 @@ def bench(
         return
     if status(settings()):
         err.print("[yellow]the local stack is up and shares the cores[/]; `lockstep down` first, for the machine alone")
-    where = apart(settings())
-    events = events or EVENTS
-    try:
-        with err.status("starting engines") as line:
-            services.start(where, services.engines(where), line.update)
-            line.update(f"draining {events:,} events")
-            result = _measured(where, events)
-    finally:
-        down(where)
-        shutil.rmtree(where.data_dir, ignore_errors=True)
+    arguments = ["--events", str(events or EVENTS), "--runs", str(runs)]
+    arguments += [word for system in only or () for word in ("--only", system)]
+    arguments += [*(["--resume"] if resume else []), *(["--profile"] if profile else [])]
+    result = _measured(arguments, flink=only is None or any(system.startswith("flink") for system in only))
     if as_json:
         print_json(result)
     else:
@@ -85,26 +91,27 @@ def bench(
         raise Failed
 
 
-def apart(where: Settings) -> Settings:
-    """The same settings with a data directory and ports of their own."""
-    fields = [field for field in Settings.model_fields if field.endswith("_port")]
-    free = (port for port in _PORTS if is_free(where.host, port))
-    ports = dict(zip(fields, free, strict=False))
-    return where.model_copy(update={"data_dir": where.data_dir.absolute() / "bench", **ports})
-
-
-def _measured(where: Settings, events: int) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "speed_layer.bench", "--events", str(events), "--json"],
-        env={**os.environ, **where.environ()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def _measured(arguments: list[str], *, flink: bool) -> dict[str, Any]:
+    """Runs the bench as a process on engines of its own; its progress goes to stderr as it comes."""
+    where = apart(settings(), "bench")
+    paths = {"--results": settings().data_dir.absolute() / RESULTS, "--shop": DEMO_CATALOGS / "shop.yaml"}
+    if flink:
+        with err.status("Flink is installed, once"):
+            paths["--flink-home"] = distribution(settings())
+    command = [sys.executable, "-m", "speed_layer.bench", "speed", "--json", *arguments]
+    command += [str(word) for pair in paths.items() for word in pair]
+    try:
+        with err.status("starting engines") as line:
+            services.start(where, services.engines(where), line.update)
+        environment = {**os.environ, **where.environ()}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    finally:
+        down(where)
+        shutil.rmtree(where.data_dir, ignore_errors=True)
     try:
         return dict(json.loads(done.stdout))
     except ValueError as error:
-        msg = f"the bench ended with {done.returncode} and no figure: {done.stderr.strip()[-1000:]}"
+        msg = f"the bench ended with {done.returncode} and no figure; what it said is above. correct it, then --resume"
         raise UserError(msg) from error
 
 
@@ -128,18 +135,13 @@ def _show_sketches(result: dict[str, Any]) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    machine = result["machine"]
-    for run in result["runs"]:
-        figures = run["figures"]
-        colour = "green" if result["ok"] else "red"
-        out.print(
-            f"[{colour}]{figures['events_per_s']:,} events/s[/] drained from a backlog of {figures['events']:,} "
-            f"({run['system']}; {figures['drained_in_s']} s, after {figures['job_started_in_s']} s to start the job; "
-            f"counted {figures['counted']:,})",
-            highlight=False,
-        )
-    out.print(
-        f"{result['ratios']['to_target']:g} times the target, on {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / GIB:.0f} GiB, load {machine['load_before']} before",
-        highlight=False,
-    )
+    headings, *rows = table.rows(result)
+    shown = Table(title="speed", title_justify="left")
+    for heading in headings:
+        shown.add_column(heading, justify="left" if heading == "system" else "right")
+    for row in rows:
+        shown.add_row(*row)
+    out.print(shown)
+    for line in table.verdicts(result):
+        out.print(f"[{'red' if 'MISSED' in line else 'green'}]{line}[/]", highlight=False)
+    out.print(table.machine_line(result), highlight=False)

@@ -1,0 +1,49 @@
+"""A flame graph of the Python workers while they drain a backlog."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_RATE = 100
+_STOP_S = 60.0
+
+
+class ProfileError(RuntimeError):
+    """The profiler could not do its work; the text ends with what it said."""
+
+
+@contextmanager
+def flame_graph(root: int, target: Path) -> Iterator[None]:
+    """Samples a process and every descendant, those that begin meanwhile too; writes an SVG at the end.
+
+    Args:
+        root: The process that starts the workers.
+        target: The file to write.
+
+    Raises:
+        ProfileError: There is no profiler, or it may not look at other processes.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    command = [str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(root), "--subprocesses"]
+    command += ["--rate", str(_RATE), "--nonblocking", "--output", str(target)]
+    try:
+        profiler = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except FileNotFoundError as error:
+        msg = "`py-spy` takes the flame graph, and is not installed. run `make setup`"
+        raise ProfileError(msg) from error
+    try:
+        yield
+    finally:
+        profiler.send_signal(signal.SIGINT)
+        try:
+            said, _ = profiler.communicate(timeout=_STOP_S)
+        except subprocess.TimeoutExpired:
+            profiler.kill()
+            said, _ = profiler.communicate()
+    if not target.exists():
+        msg = f"no flame graph was made; where only a parent may trace a process, run as root. `py-spy` said: {said}"
+        raise ProfileError(msg)
