@@ -21,6 +21,7 @@ from infra.clickhouse import connect, insert_frame, query_frame, quote
 from infra.settings import Settings
 from metrics.aggregation import polars_type
 from metrics.catalog import Catalog, Metric
+from metrics.disposition import DEAD_LETTER
 from metrics.fold import Group, groups, metric_rows, session_rows
 from metrics.state import collect_maps
 
@@ -179,15 +180,22 @@ class ExpectedFrames:
 
 @dataclass(frozen=True)
 class ExceptionFrames:
-    """Rows of `batch_exceptions`: a row per record that was not counted."""
+    """Rows of `batch_exceptions`: a row per record that was not counted.
+
+    Attributes:
+        topic: Of the records.
+        repairs: `batch_layer.rows.REPAIRED` of the whole range.
+    """
 
     topic: str
+    repairs: pl.DataFrame
 
     def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         """An event belongs to the day of its time, a dead letter to that of its record's timestamp."""
         yield (
             "batch_exceptions",
-            rows.select(
+            rows.join(self.repairs, on=["topic_partition", "offset"], how="left")
+            .select(
                 partition=_day(pl.coalesce("event_time", "record_time")),
                 topic=pl.lit(self.topic),
                 topic_partition="topic_partition",
@@ -197,7 +205,10 @@ class ExceptionFrames:
                 event_time=pl.col("event_time").cast(_TIME),
                 disposition="disposition",
                 reason="reason",
-            ).sort("partition", "topic_partition", "offset"),
+                # a record that can be read by now needs no repair
+                repaired_offset=pl.when(pl.col("disposition") == DEAD_LETTER).then("repaired_offset"),
+            )
+            .sort("partition", "topic_partition", "offset"),
         )
 
 

@@ -1,9 +1,9 @@
 """From records to rows: what one pass over a topic partition hands to Spark.
 
-A pass yields rows of five kinds in one schema, so that one read of the log serves everything: an **event** of the days
+A pass yields rows of six kinds in one schema, so that one read of the log serves everything: an **event** of the days
 asked for, with its disposition and the fields that metrics use; a **neighbour**, the same for an event outside those
 days that a session or an alert of theirs may reach; a **dead letter** of those days; partial **states** of a group of
-metrics, as an Arrow stream; and one **tally** of all records read, whatever their day.
+metrics, as an Arrow stream; and, of all records read, whatever their day, one **tally** and the **repairs** among them.
 """
 
 import io
@@ -25,7 +25,7 @@ from metrics.expression import Condition, Expression, FieldType
 from metrics.fold import SESSION_KEY, Group, groups, merge_states, partial_states
 from metrics.window import DAY_MS, Window, to_epoch_ms
 
-EVENT, NEIGHBOUR, DEAD, STATES, TALLY = "event", "neighbour", "dead_letter", "states", "tally"
+EVENT, NEIGHBOUR, DEAD, STATES, TALLY, REPAIRS = "event", "neighbour", "dead_letter", "states", "tally", "repairs"
 STATE_BUCKETS = 8
 """States are merged in this many parts per group; a slice, at most an hour long, or a session key lies in one."""
 
@@ -44,8 +44,11 @@ _COMMON = {
     "bucket": "int",
     "payload": "binary",
 }
-RECORDS = {"partition": "int", "offset": "bigint", "record_time": "bigint", "value": "binary"}
-"""Spark types of what a pass reads; `record_time` in milliseconds."""
+RECORDS = {"partition": "int", "offset": "bigint", "record_time": "bigint", "value": "binary", "origin": "bigint"}
+"""Spark types of what a pass reads; `record_time` in ms, `origin` the offset that a repair names, else null."""
+
+REPAIRED = {"topic_partition": pl.Int32(), "offset": pl.Int64(), "repaired_offset": pl.Int64()}
+"""Columns of repairs: the place of a dead letter, and the offset of the first event that names it."""
 
 
 def used_fields(catalog: Catalog) -> tuple[Field, ...]:
@@ -96,6 +99,7 @@ class Pass:
         reached = neighbourhood(self.catalog, spans)
         folded: dict[int, _Fold] = {n: _Fold(group) for n, group in enumerate(groups(self.catalog))}
         tally = Tally()
+        repairs = pl.DataFrame(schema=REPAIRED)
         topic_partition = 0
         for batch in batches:
             if not batch.num_rows:
@@ -110,6 +114,8 @@ class Pass:
                 continue
             chunk = reader.read(topic_partition, offsets[before:], times[before:], values[before:])
             tally.add(chunk, len(offsets) - before)
+            if batch.column("origin").null_count < len(offsets):
+                repairs = first_repairs([repairs, _repairs(chunk, offsets, batch.column("origin").to_pylist())])
             yield from to_batches(_event_rows(self.catalog, chunk, spans, reached), schema)
             yield from to_batches(_dead_rows(chunk, spans), schema)
             near = chunk.counted.filter(_in_days(reached, "event_time"))
@@ -122,6 +128,8 @@ class Pass:
             # the place orders the states of several topic partitions, on which sums of floats depend
             yield from to_batches(fold.rows(number, topic_partition), schema)
         yield from to_batches(tally.rows(), schema)
+        if not repairs.is_empty():
+            yield from to_batches(pl.DataFrame({"kind": [REPAIRS], "payload": [to_bytes(repairs)]}), schema)
 
 
 class Tally:
@@ -204,6 +212,12 @@ class _Fold:
                 "payload": pl.Binary,
             },
         )
+
+
+def first_repairs(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Repairs together: of those of one dead letter, the first."""
+    repairs = pl.concat([pl.DataFrame(schema=REPAIRED), *frames])
+    return repairs.group_by("topic_partition", "offset").agg(pl.col("repaired_offset").min())
 
 
 def day_spans(days: Iterable[date]) -> list[tuple[int, int]]:
@@ -306,4 +320,12 @@ def _event_rows(
 def _dead_rows(chunk: Chunk, spans: list[tuple[int, int]]) -> pl.DataFrame:
     return chunk.dead_letters.filter(_in_days(spans, "record_time")).select(
         pl.lit(DEAD).alias("kind"), *_PLACE, pl.lit(DEAD_LETTER).alias("disposition"), "reason"
+    )
+
+
+def _repairs(chunk: Chunk, offsets: list[int], origins: list[int | None]) -> pl.DataFrame:
+    named = pl.DataFrame({"repaired_offset": offsets, "origin": origins}, schema_overrides={"origin": pl.Int64})
+    events = chunk.events.select("topic_partition", repaired_offset="offset")
+    return events.join(named.drop_nulls(), on="repaired_offset").select(
+        "topic_partition", pl.col("origin").alias("offset"), "repaired_offset"
     )

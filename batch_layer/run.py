@@ -34,7 +34,7 @@ from batch_layer.publish import (
     check_written,
     publish,
 )
-from batch_layer.rows import DEAD, EVENT, STATES, TALLY, day_spans, ddl, from_bytes
+from batch_layer.rows import DEAD, EVENT, REPAIRS, STATES, TALLY, day_spans, ddl, first_repairs, from_bytes
 from batch_layer.sessions import SessionCut
 from infra.clickhouse import connect, insert_frame
 from infra.registry import require_registry
@@ -166,8 +166,9 @@ def _compute(
     rows = read_rows(session, target.settings, catalog, planned, lookups).persist()
     events = events_of(rows).persist()
     counts = _counts(rows, events, planned.days)
-    tallies = rows.filter(F.col("kind") == TALLY).select("payload").collect()
-    ledger = pl.concat([from_bytes(bytes(row.payload)) for row in tallies]) if tallies else pl.DataFrame()
+    whole = rows.filter(F.col("kind").isin(TALLY, REPAIRS)).select("kind", "payload").collect()
+    tallies, repairs = ([from_bytes(bytes(r.payload)) for r in whole if r.kind == kind] for kind in (TALLY, REPAIRS))
+    ledger = pl.concat(tallies) if tallies else pl.DataFrame()
 
     def write(name: str, frame: DataFrame, frames: Frames) -> Counter[str]:
         written = frame.mapInArrow(Writer(target, frames, name), ddl(WRITTEN)).collect()
@@ -183,7 +184,7 @@ def _compute(
             (f"exact{number}", e.frame, (ItemFrames if e.by_value else StateFrames)(e.group, e.metrics))
             for number, e in enumerate(exact_states(catalog, events, SessionCut(spans)))
         ),
-        ("exceptions", exceptions.coalesce(1), ExceptionFrames(catalog.topic)),
+        ("exceptions", exceptions.coalesce(1), ExceptionFrames(catalog.topic, first_repairs(repairs))),
         *alert_writes(catalog, events, planned.days, target.connect(), target.database),
     ]
     with ThreadPoolExecutor(_WRITERS_AT_ONCE) as pool:

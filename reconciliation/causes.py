@@ -10,7 +10,8 @@ causes, in this order, telescope:
     with_late -> exact     duplicate: copies beyond the horizon, or in another topic partition
 
 `id_conflict` and `dead_letter` change no exact value as long as neither is counted by the batch layer; they are carried
-as zero so that every split has the same parts.
+as zero so that every split has the same parts. A dead letter that was repaired changes none either: what was produced
+again is a record of its own, `counted` or `late` in both layers alike.
 """
 
 from collections.abc import Iterable

@@ -69,6 +69,7 @@ def headline(results: Sequence[PartitionReconciliation]) -> dict[str, Any]:
         "not_yet_closed": sum(one.comparison.not_yet_closed for one in seen),
         "events": sum(one.manifest.events for one in seen),
         **disposed,
+        "repaired": sum(result.repaired for result in results),
         "late_ratio": disposed["late"] / arrived if arrived else 0.0,
         "watermark": moment(progress.watermark if progress else None),
         "watermark_at": moment(progress.at if progress else None),
@@ -113,7 +114,7 @@ def _seen(seen: Examined, exceptions: Sequence[ExceptionRecord]) -> dict[str, An
         "exceptions": {
             "total": records,
             "counts": [
-                {"disposition": one.disposition, "reason": one.reason, "records": one.records}
+                {"disposition": one.disposition, "reason": one.reason, "records": one.records, "repaired": one.repaired}
                 for one in seen.exceptions
             ],
             "records": [_exception(one) for one in exceptions],
@@ -237,6 +238,7 @@ def _exception(one: ExceptionRecord) -> dict[str, Any]:
         "event_time": moment(one.event_time),
         "disposition": one.disposition,
         "reason": one.reason,
+        "repaired_offset": one.repaired_offset,
     }
 
 

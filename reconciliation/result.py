@@ -70,6 +70,11 @@ class PartitionReconciliation:
         return self.examined.certificate.causes if self.examined else {}
 
     @property
+    def repaired(self) -> int:
+        """Dead letters of the day that were produced again; each stays a dead letter, its repair is another record."""
+        return sum(count.repaired for count in self.examined.exceptions) if self.examined else 0
+
+    @property
     def verdict(self) -> str:
         """The verdict on the speed layer, or `not_published`."""
         return str(self.examined.certificate.verdict) if self.examined else str(self.status)
@@ -86,6 +91,7 @@ class PartitionReconciliation:
             "certified": self.certified,
             "residual": self.residual,
             "causes": dict(self.causes),
+            "repaired": self.repaired,
             "verdict": self.verdict,
             "run_id": self.examined.publication.run_id if self.examined else None,
         }

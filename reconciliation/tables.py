@@ -26,16 +26,21 @@ LARGEST_EXCEPTIONS = 100_000
 
 @dataclass(frozen=True)
 class ExceptionCount:
-    """How many records of a day were not counted under one disposition and reason."""
+    """How many records of a day were not counted under one disposition and reason, and how many were repaired."""
 
     disposition: str
     reason: str
     records: int
+    repaired: int = 0
 
 
 @dataclass(frozen=True)
 class ExceptionRecord:
-    """One record that was not counted; a dead letter has no event id and no event time."""
+    """One record that was not counted; a dead letter has no event id and no event time.
+
+    Attributes:
+        repaired_offset: where, in its topic partition, a dead letter was produced again after a fix; None for others.
+    """
 
     topic: str
     topic_partition: int
@@ -45,6 +50,7 @@ class ExceptionRecord:
     event_time: datetime | None
     disposition: str
     reason: str
+    repaired_offset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +178,8 @@ def counts(query: Query, database: str, day: date, run_id: str, metric: Metric) 
 def exception_counts(query: Query, database: str, day: date, run_id: str) -> tuple[ExceptionCount, ...]:
     """Records of the day that the run did not count, per disposition and reason."""
     rows = query(
-        f"SELECT disposition, reason, count() AS records FROM {_table(database, 'batch_exceptions')}"
+        f"SELECT disposition, reason, count() AS records, count(repaired_offset) AS repaired"
+        f" FROM {_table(database, 'batch_exceptions')}"
         f" WHERE {_OF_RUN} GROUP BY disposition, reason ORDER BY disposition, records DESC, reason",
         {"day": day.isoformat(), "run_id": run_id},
     )
@@ -182,7 +189,7 @@ def exception_counts(query: Query, database: str, day: date, run_id: str) -> tup
 def exception_records(query: Query, database: str, day: date, run_id: str) -> tuple[ExceptionRecord, ...]:
     """The day's records that the run did not count, by place in the log, up to `LARGEST_EXCEPTIONS`."""
     rows = query(
-        "SELECT topic, topic_partition, offset, record_time, event_id, event_time, disposition, reason"
+        "SELECT topic, topic_partition, offset, record_time, event_id, event_time, disposition, reason, repaired_offset"
         f" FROM {_table(database, 'batch_exceptions')} WHERE {_OF_RUN}"
         f" ORDER BY topic, topic_partition, offset LIMIT {LARGEST_EXCEPTIONS}",
         {"day": day.isoformat(), "run_id": run_id},

@@ -59,7 +59,12 @@ DEFINITIONS = (
         " across topic partitions, and only those change a number.",
     ),
     ("Id conflict", "id_conflict", "The same event id with another event time. The first is counted, the other named."),
-    ("Dead letter", "dead_letter", "Not readable as an event. Kept with its raw bytes in the dead-letter topic."),
+    (
+        "Dead letter",
+        "dead_letter",
+        "Not readable as an event. Kept with its raw bytes in the dead-letter topic. One that was repaired was produced"
+        " again as another record, which is counted or late like any other; so no number lacks it.",
+    ),
     (
         "Order of causes",
         "",

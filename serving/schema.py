@@ -104,7 +104,8 @@ def _source_tables() -> Iterable[Table]:
         Table("exceptions", exception, ("topic", "topic_partition", "offset"), replacing=True),
         Table(
             "batch_exceptions",
-            (*run, *exception),
+            # the offset, in the same topic partition, at which a dead letter was produced again after a fix
+            (*run, *exception, ("repaired_offset", "Nullable(Int64)")),
             ("topic", "topic_partition", "offset"),
             partition_by=("partition", "run_id"),
         ),

@@ -14,6 +14,7 @@ from orchestration.cli.common import (
     Failed,
     JsonOption,
     SourceOption,
+    counted,
     days_between,
     err,
     fail,
@@ -122,6 +123,7 @@ def reconcile(
             table.add_column(heading)
         for each, result in results:
             causes = ", ".join(f"{cause} {number:,}" for cause, number in result.causes.items() if number)
+            causes += f"; {counted(result.repaired, 'dead letter')} repaired" if result.repaired else ""
             certified = "[green]yes[/]" if result.certified else "[red]no[/]"
             cells = (str(result.partition), certified, result.verdict, f"{result.residual:,}", causes)
             table.add_row(each.name, *cells)

@@ -31,7 +31,8 @@ from metrics.session import assign_sessions
 from metrics.totals import Count, Stddev, Sum
 
 INPUT = pa.schema(
-    [("partition", pa.int32()), ("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary())]
+    [("partition", pa.int32())]
+    + [("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary()), ("origin", pa.int64())]
 )
 Tables = dict[str, pl.DataFrame]
 

@@ -1,20 +1,24 @@
 """What one pass over a topic partition yields, without Spark."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from batch_layer.manifest import ReadRange
+from batch_layer.publish import ExceptionFrames
 from batch_layer.rows import (
     DEAD,
     EVENT,
     NEIGHBOUR,
+    REPAIRED,
+    REPAIRS,
     STATES,
     TALLY,
     Pass,
@@ -34,7 +38,8 @@ CATALOG = load_catalog(Path(__file__).parents[2] / "data" / "clickstream.yaml")
 DAY = date(2024, 1, 5)
 START = to_epoch_ms(datetime(2024, 1, 5, tzinfo=UTC))
 SCHEMA = pa.schema(
-    [("partition", pa.int32()), ("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary())]
+    [("partition", pa.int32())]
+    + [("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary()), ("origin", pa.int64())]
 )
 Log = list[tuple[int, bytes]]
 
@@ -44,11 +49,19 @@ def event(name: str, time: int, kind: str = "purchase") -> bytes:
     return json.dumps(body | {"session_id": "s", "platform": "web", "acquisition_channel": "ads"}).encode()
 
 
-def rows_of(
-    log: Log, batch: int = 100, start: int = 0, days: Sequence[date] = (DAY,), catalog: Catalog = CATALOG
+def rows_of(  # noqa: PLR0913, PLR0917 - of a test
+    log: Log,
+    batch: int = 100,
+    start: int = 0,
+    days: Sequence[date] = (DAY,),
+    catalog: Catalog = CATALOG,
+    origins: Mapping[int, int] = MappingProxyType({}),
 ) -> pl.DataFrame:
     """The rows of a pass over a log of (record time, value), handed over in batches of so many records."""
-    records = [{"partition": 0, "offset": n, "record_time": t, "value": v} for n, (t, v) in enumerate(log)]
+    records = [
+        {"partition": 0, "offset": n, "record_time": t, "value": v, "origin": origins.get(n)}
+        for n, (t, v) in enumerate(log)
+    ]
     batches = [pa.RecordBatch.from_pylist(records[n : n + batch], SCHEMA) for n in range(0, len(records), batch)]
     read = Pass(catalog, (ReadRange(0, 0, start, len(log), 0),), tuple(days))
     found = pl.from_arrow(pa.Table.from_batches(list(read(batches)), arrow_schema(row_schema(catalog))))
@@ -125,6 +138,29 @@ def test_events_carry_the_fields_that_metrics_use_as_their_types():
 def test_a_pass_without_records_of_the_day_yields_a_tally_alone():
     rows = rows_of(LOG, days=[date(2024, 3, 1)])
     assert rows["kind"].to_list() == [TALLY]
+
+
+def test_of_the_events_that_name_a_dead_letter_the_first_repairs_it_whatever_their_day():
+    origins = {4: 3, 6: 3, 7: 3}
+    for batch in (100, 3):
+        (payload,) = rows_of(LOG, batch, origins=origins).filter(pl.col("kind") == REPAIRS)["payload"]
+        assert from_bytes(payload).rows() == [(0, 3, 4)]
+    rows = rows_of(LOG, days=[date(2024, 3, 1)], origins={6: 3, 7: 5})
+    assert from_bytes(rows.filter(pl.col("kind") == REPAIRS)["payload"][0]).rows() == [(0, 3, 6)]
+    assert REPAIRS not in rows_of(LOG, origins={3: 1, 7: 3})["kind"]
+
+
+def test_a_dead_letter_alone_is_named_as_repaired():
+    rows = rows_of(LOG).filter(pl.col("kind").is_in([EVENT, DEAD]) & (pl.col("disposition") != "counted"))
+    repairs = pl.DataFrame([(0, 3, 9), (0, 5, 10)], schema=REPAIRED, orient="row")
+    ((table, frame),) = ExceptionFrames("clicks", repairs)(rows)
+    assert table == "batch_exceptions"
+    assert frame.select("offset", "disposition", "repaired_offset").rows() == [
+        (2, "duplicate", None),
+        (3, "dead_letter", 9),
+        (4, "id_conflict", None),
+        (5, "late", None),
+    ]
 
 
 def test_columns_are_the_fields_that_conditions_arguments_and_dimensions_name():

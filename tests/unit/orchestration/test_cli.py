@@ -15,7 +15,7 @@ from orchestration.sources import DEMO_CATALOGS
 SHOP = DEMO_CATALOGS / "shop.yaml"
 COMMANDS = (
     "demo", "up", "down", "status", "validate", "generate", "ingest", "speed", "batch", "reconcile", "query", "report",
-    "bench",
+    "bench", "repair",
 )  # fmt: skip
 BROKEN = """\
 source: shop

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -172,6 +173,7 @@ def test_the_json_holds_the_headline_in_plain_values(catalog):
     assert doc["headline"] == {
         "verdict": "clean", "partitions": 1, "certified": 1, "residual": 0, "slices_compared": 25, "slices_equal": 25,
         "not_yet_closed": 0, "events": 98, "counted": 90, "late": 8, "duplicate": 0, "id_conflict": 0, "dead_letter": 1,
+        "repaired": 0,
         "late_ratio": pytest.approx(8 / 98),
         "watermark": "2026-03-04T00:00:00Z", "watermark_at": "2026-03-04T02:00:00Z",
     }  # fmt: skip
@@ -185,6 +187,19 @@ def test_the_json_names_every_record_that_was_not_counted(catalog):
         (77, "dead_letter"),
     ]
     assert part["exceptions"]["total"] == 9
+
+
+def test_a_dead_letter_that_was_repaired_names_the_offset_of_its_repair(catalog):
+    day = day_of(catalog)
+    counts = (ExceptionCount("late", "late", 8), ExceptionCount("dead_letter", "not_json", 1, repaired=1))
+    day = replace(day, examined=replace(day.examined, exceptions=counts))
+    told = [*records()[:-1], replace(records()[-1], repaired_offset=1_234)]
+    doc = document(catalog, [day], {DAY: told}, NOW)
+    assert doc["headline"]["repaired"] == doc["partitions"][0]["repaired"] == 1
+    assert [r["repaired_offset"] for r in doc["partitions"][0]["exceptions"]["records"]] == [*[None] * 8, 1_234]
+    text = report_page(json.loads(json.dumps(doc)), "2026-03-01")
+    assert text.count("repaired at offset 1234") == 1
+    assert '<div class="v">1</div><div class="s">1 repaired</div>' in text
 
 
 def test_the_parts_in_the_json_add_up_to_the_difference(catalog):
