@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +14,7 @@ from rich.table import Table
 
 from infra.flink_cluster import distribution
 from infra.stack import down, status
-from orchestration import services
+from orchestration import bench_plots, services
 from orchestration.cli.common import (
     Failed,
     JsonOption,
@@ -23,14 +25,18 @@ from orchestration.cli.common import (
     settings,
 )
 from orchestration.sources import DEMO_CATALOGS
-from speed_layer.bench import table
+from speed_layer.bench import table, text
 from speed_layer.bench.apart import apart
 from speed_layer.bench.throughput import EVENTS, RUNS, TITLES
 
 BENCHES = {
     "speed": "events a second that the speed layer drains from a backlog into ClickHouse, beside other systems",
+    "freshness": "time from an event to the first query that shows it, and to an alert, at 20,000 events a second",
+    "growth": "throughput, memory and state by the number of dimension values and of partitions",
     "sketches": "error and size of the sketches beside Apache DataSketches",
 }
+DRAWN: dict[str, Callable[[dict[str, Any]], str]] = {"freshness": bench_plots.freshness, "growth": bench_plots.growth}
+LINES = {"freshness": text.freshness, "growth": text.growth}
 RESULTS = "bench-results"
 """Directory under `data_dir` where results stay."""
 
@@ -66,23 +72,21 @@ def bench(
         msg = f"there is no system `{unknown[0]}` to run. there are: {', '.join(TITLES)}"
         raise UserError(msg)
     if name == "sketches":
-        from orchestration import sketch_bench  # noqa: PLC0415 - it brings a database engine into the process
-
-        with err.status("building sketches"):
-            result = sketch_bench.run()
-        if as_json:
-            print_json(result)
-        else:
-            _show_sketches(result)
-        if not result["ok"]:
-            raise Failed
+        _sketches(as_json=as_json)
         return
     if status(settings()):
         err.print("[yellow]the local stack is up and shares the cores[/]; `lockstep down` first, for the machine alone")
+    if name in DRAWN:
+        _show_drawn(name, _measured(name, [], {}), as_json=as_json)
+        return
     arguments = ["--events", str(events or EVENTS), "--runs", str(runs)]
     arguments += [word for system in only or () for word in ("--only", system)]
     arguments += [*(["--resume"] if resume else []), *(["--profile"] if profile else [])]
-    result = _measured(arguments, flink=only is None or any(system.startswith("flink") for system in only))
+    paths = {"--shop": DEMO_CATALOGS / "shop.yaml"}
+    if only is None or any(system.startswith("flink") for system in only):
+        with err.status("Flink is installed, once"):
+            paths["--flink-home"] = distribution(settings())
+    result = _measured("speed", arguments, paths)
     if as_json:
         print_json(result)
     else:
@@ -91,14 +95,11 @@ def bench(
         raise Failed
 
 
-def _measured(arguments: list[str], *, flink: bool) -> dict[str, Any]:
-    """Runs the bench as a process on engines of its own; its progress goes to stderr as it comes."""
+def _measured(name: str, arguments: list[str], paths: dict[str, Path]) -> dict[str, Any]:
+    """Runs a bench as a process on engines of its own; its progress goes to stderr as it comes."""
     where = apart(settings(), "bench")
-    paths = {"--results": settings().data_dir.absolute() / RESULTS, "--shop": DEMO_CATALOGS / "shop.yaml"}
-    if flink:
-        with err.status("Flink is installed, once"):
-            paths["--flink-home"] = distribution(settings())
-    command = [sys.executable, "-m", "speed_layer.bench", "speed", "--json", *arguments]
+    paths = {"--results": settings().data_dir.absolute() / RESULTS, **paths}
+    command = [sys.executable, "-m", "speed_layer.bench", name, "--json", *arguments]
     command += [str(word) for pair in paths.items() for word in pair]
     try:
         with err.status("starting engines") as line:
@@ -113,6 +114,33 @@ def _measured(arguments: list[str], *, flink: bool) -> dict[str, Any]:
     except ValueError as error:
         msg = f"the bench ended with {done.returncode} and no figure; what it said is above. correct it, then --resume"
         raise UserError(msg) from error
+
+
+def _sketches(*, as_json: bool) -> None:
+    from orchestration import sketch_bench  # noqa: PLC0415 - it brings a database engine into the process
+
+    with err.status("building sketches"):
+        result = sketch_bench.run()
+    if as_json:
+        print_json(result)
+    else:
+        _show_sketches(result)
+    if not result["ok"]:
+        raise Failed
+
+
+def _show_drawn(name: str, result: dict[str, Any], *, as_json: bool) -> None:
+    path = settings().data_dir.absolute() / RESULTS / f"{name}.svg"
+    path.write_text(DRAWN[name](result))
+    if as_json:
+        print_json(result)
+    else:
+        for line in LINES[name](result):
+            out.print(line, highlight=False)
+        out.print(table.machine_line(result), highlight=False)
+        out.print(f"drawn in {path}", highlight=False)
+    if not result["ok"]:
+        raise Failed
 
 
 def _show_sketches(result: dict[str, Any]) -> None:

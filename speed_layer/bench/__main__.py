@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHES = {"speed": "speed_layer.bench.speed"}
+BENCHES = {name: f"speed_layer.bench.{name}" for name in ("speed", "freshness", "growth")}
 """By name the module with its `main(arguments)`, which returns the exit code."""
 
 

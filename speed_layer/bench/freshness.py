@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -24,16 +24,17 @@ from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving.views import view_name
 from speed_layer import published
+from speed_layer.bench import text
 from speed_layer.bench.load import Load
 from speed_layer.bench.measure import Meter, machine
 from speed_layer.bench.own_source import own_source, parts, running
-from speed_layer.bench.probes import Probe, histogram, latencies, schedule, spread, steps
+from speed_layer.bench.probes import TARGETS_MS, Probe, histogram, latencies, schedule, spread, steps
+from speed_layer.bench.program import Result, carry_out, options, report
 
 RATE = 20_000
 PROBES = 300
 PROBES_PER_S = 5
 WARM_UP_S = 20.0
-TARGETS_MS = {"view": {"p50_ms": 500, "p99_ms": 1500}, "alert": {"p99_ms": 1000}}
 
 _MOST_BEHIND_S = 0.2
 _START_S = 120.0
@@ -94,13 +95,17 @@ class Watch:
         consumer.close()
 
 
-def bench(
-    settings: Settings,
-    rate: int = RATE,
-    probes: int = PROBES,
-    warm_up_s: float = WARM_UP_S,
-    report: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+def main(arguments: Sequence[str]) -> int:
+    """Prints the figures; 1 if a target is missed or something is wrong, 2 if something is not there."""
+    parser = options("freshness", __doc__)
+    parser.add_argument("--rate", type=int, default=RATE, help=f"events per second ({RATE:,})")
+    parser.add_argument("--probes", type=int, default=PROBES, help=f"probes of the view, and of the alert ({PROBES})")
+    parser.add_argument("--warm-up", type=float, default=WARM_UP_S, help=f"seconds before the first ({WARM_UP_S:g})")
+    given = parser.parse_args(arguments)
+    return carry_out(given, lambda settings: bench(settings, given.rate, given.probes, given.warm_up), text.freshness)
+
+
+def bench(settings: Settings, rate: int = RATE, probes: int = PROBES, warm_up_s: float = WARM_UP_S) -> Result:
     """Runs a job of its own under load; its topics and its database are removed again.
 
     Returns:
@@ -109,7 +114,7 @@ def bench(
     """
     taken_on = machine()
     with own_source(settings, "freshness.yaml") as (path, catalog):
-        figures = _measured(settings, path, catalog, (rate, probes, warm_up_s), report)
+        figures = _measured(settings, path, catalog, (rate, probes, warm_up_s))
     ratios = {
         f"{what}_{name.removesuffix('_ms')}": round(figures[what][name] / limit, 2)
         for what, limits in TARGETS_MS.items()
@@ -124,13 +129,7 @@ def bench(
     }
 
 
-def _measured(
-    settings: Settings,
-    path: Path,
-    catalog: Catalog,
-    plan: tuple[int, int, float],
-    report: Callable[[str], None],
-) -> dict[str, Any]:
+def _measured(settings: Settings, path: Path, catalog: Catalog, plan: tuple[int, int, float]) -> dict[str, Any]:
     rate, number, warm_up_s = plan
     topic, partitions = catalog.topic, catalog.topic_partitions
     kafka.ensure_topics(settings, {topic: partitions, catalog.alerts[0].topic: 1})

@@ -17,9 +17,10 @@ from infra.catalog_file import load_catalog
 from infra.clickhouse import connect, quote
 from infra.settings import Settings
 from metrics.catalog import Catalog
-from speed_layer.bench.measure import SPEED, of_services
+from speed_layer.bench.measure import of_services
 
 _STOP_S = 60.0
+_FLINK = ("flink-jobserver", "flink-expansion")
 
 
 @contextmanager
@@ -68,8 +69,6 @@ def running(settings: Settings, path: Path, *options: str) -> Iterator[subproces
 
 
 def parts(settings: Settings) -> dict[str, list[int]]:
-    """What a `Meter` tells apart: the speed layer's engine, the broker and ClickHouse."""
-    return {
-        name: of_services(settings, of)
-        for name, of in (("speed", SPEED), ("kafka", ("kafka",)), ("clickhouse", ("clickhouse",)))
-    }
+    """What a `Meter` tells apart: the Python workers, Flink, the broker and ClickHouse."""
+    names = {"workers": ("beam-workers",), "flink": _FLINK, "kafka": ("kafka",), "clickhouse": ("clickhouse",)}
+    return {part: of_services(settings, services) for part, services in names.items()}

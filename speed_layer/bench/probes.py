@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
+TARGETS_MS = {"view": {"p50_ms": 500, "p99_ms": 1500}, "alert": {"p99_ms": 1000}}
 BREACH_EVENTS = 4
 """Events of one user with which the alert of `freshness.yaml` is breached."""
 
