@@ -18,7 +18,7 @@ export UV_LINK_MODE ?= copy
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .PHONY: demo
 demo: setup ## the main job, from an empty directory to a reconciled report; leaves the stack up
@@ -39,6 +39,11 @@ test: setup lint chromium ## lint, then the tests of every part, on the real eng
 .PHONY: test-e2e
 test-e2e: setup ## whole jobs through both layers as a user runs them, the demo too
 	@$(BIN)/python -m pytest tests/e2e
+
+.PHONY: test-cluster
+test-cluster: setup ## the speed layer on a Flink cluster of its own processes, one of which is killed (downloads Flink, once)
+	@$(BIN)/python -m infra.flink_cluster install
+	@$(BIN)/python -m pytest tests/cluster
 
 .PHONY: lint
 lint: $(READY) ## style, formatting, types, import direction
@@ -64,6 +69,9 @@ docs: $(READY) ## renew the catalog reference and its JSON Schema from the typed
 lock: $(READY) ## renew requirements.lock from pyproject.toml, with hashes and without addresses
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --no-annotate --quiet --output-file requirements.lock
+	@for lock in infra/flink.lock infra/flink-build.lock; do \
+	  sed -n 's/^\([^ ]*==[^ ]*\).*/\1/p' $$lock | $(BIN)/uv pip compile - --no-deps --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate --quiet --output-file $$lock; done
 
 .PHONY: ci
 ci: ## what continuous integration runs

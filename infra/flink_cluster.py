@@ -152,6 +152,8 @@ def _configure(settings: Settings, conf: Path, slots: int) -> None:
         "taskmanager.memory.jvm-overhead.max": "192m",
         # A killed task manager is missed after two calls that nobody answers.
         "heartbeat.interval": 2000,
+        # A checkpoint of RocksDB holds what changed since the last.
+        "state.backend.incremental": True,
         "io.tmp.dirs": str(scratch),
     }
     (conf / "config.yaml").write_text(yaml.safe_dump(options))

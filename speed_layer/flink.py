@@ -49,6 +49,15 @@ def configure(settings: Settings) -> Path:
     return directory
 
 
+def slots(settings: Settings) -> int:
+    """The most subtasks of a job that one Flink process runs: its slots; all of them where nothing else is known."""
+    if settings.flink_master == _EMBEDDED:
+        return settings.parallelism
+    answer = _request(f"{_addresses(settings)[0]}/taskmanagers", "GET")
+    listed = answer.get("taskmanagers", []) if isinstance(answer, dict) else []
+    return min(settings.parallelism, max((each["slotsNumber"] for each in listed), default=settings.parallelism))
+
+
 def running(settings: Settings, prefix: str) -> list[str]:
     """Names of the Flink jobs that are not over and whose name begins with `prefix`."""
     return [job["name"] for address in _addresses(settings) for job in _running(address, prefix)]

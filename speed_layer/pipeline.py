@@ -113,7 +113,8 @@ def options(settings: Settings, job_name: str) -> PipelineOptions:
             f"--artifact_endpoint={settings.artifact_endpoint}",
             "--environment_type=EXTERNAL",
             f"--environment_config={settings.worker_endpoint}",
-            f"--sdk_worker_parallelism={WORKERS_PER_SUBTASK * settings.parallelism}",
+            # Every Flink process starts that many of its own.
+            f"--sdk_worker_parallelism={WORKERS_PER_SUBTASK * flink.slots(settings)}",
             f"--parallelism={settings.parallelism}",
             "--streaming",
             # Flink runs the expanded Java source natively only so.
