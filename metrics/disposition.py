@@ -113,7 +113,7 @@ class Generation:
 class PartitionReader:
     """Decodes and disposes of the records of one topic partition, which it must be given in offset order.
 
-    It remembers the ids of the last `dedup_horizon` offsets, and of at most twice as many.
+    It remembers the ids of the last `dedup_horizon` offsets, and of at most twice as many and two chunks.
 
     Args:
         catalog: Of the source.
@@ -175,7 +175,7 @@ class PartitionReader:
         kinds = pl.repeat(None, len(ids), dtype=pl.String, eager=True)
         if not ids:
             return kinds
-        young = self._youngest(events["offset"][-1])
+        young = self._youngest(events["offset"][0])
         known = [each.places.keys() & ids for each in self._generations]
         nearest = {
             event_id: each.at(event_id)
@@ -206,8 +206,8 @@ class PartitionReader:
             nearest[event_id] = (event_time, offset)
         return kinds
 
-    def _youngest(self, last: int) -> Generation:
-        """The generation to add events to, up to offset `last`; it and the one before hold the whole horizon."""
-        if not self._generations or last - self._generations[-1].offsets[0] > self._horizon:
+    def _youngest(self, first: int) -> Generation:
+        """The generation to add events to, from offset `first` on; it and the one before hold the horizon of each."""
+        if not self._generations or first - self._generations[-1].offsets[0] > self._horizon:
             self._generations = [*self._generations[-1:], Generation()]
         return self._generations[-1]
