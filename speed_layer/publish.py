@@ -53,8 +53,10 @@ class WritePanes(beam.DoFn):
         assert self._tables is not None
         assert self._told is not None
         for name, rows in batch.panes.items():
-            for metric in self._groups[name].metrics:
-                self._tables.insert(quote(f"speed_{metric.name}"), speed_rows(self._groups[name], metric, rows))
+            group = self._groups[name]
+            for metric in group.metrics:
+                # an on-time pane must follow the early one of a replay, whoever has written it before
+                self._tables.insert(quote(f"speed_{metric.name}"), speed_rows(group, metric, rows), repeat=True)
         for name, sessions in batch.sessions.items():
             self._tables.insert(quote(f"speed_{name}"), speed_sessions(self._metrics[name], sessions))
         if batch.ledger:
@@ -120,11 +122,9 @@ class Frontier(msgspec.Struct, array_like=True):
         if receipt.parts == 0 and receipt.start <= self.next_offset:
             if receipt.end >= self.next_offset:
                 self._reach(receipt.end, receipt.watermark)
-            return
-        if receipt.parts == 0:
-            return  # a later beat says the same
-        chunk = self.ahead.setdefault(receipt.start, [receipt.end, receipt.parts, 0, receipt.watermark])
-        chunk[2] = (chunk[2] or 0) + count
+        elif receipt.parts or receipt.end > receipt.start:  # a beat at one offset will be followed by others
+            chunk = self.ahead.setdefault(receipt.start, [receipt.end, receipt.parts, 0, receipt.watermark])
+            chunk[2] = (chunk[2] or 0) + (count if receipt.parts else 0)
         while (first := self.ahead.get(self.next_offset)) and first[1] == first[2]:
             del self.ahead[self.next_offset]
             self._reach(first[0] or 0, first[3])
