@@ -5,6 +5,7 @@ Nothing here knows whether the server is a real one or the embedded engine.
 
 import socket
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -99,11 +100,12 @@ def insert_frame(client: Client, table: str, frame: pl.DataFrame, token: str | N
         table: table name as it stands in SQL: `name` or `database.name`, each part quoted by `quote` where needed.
         frame: the rows.
         token: insert deduplication token: a block repeated with the same token, within the table's deduplication
-            window, is dropped. Do not rely on it alone: make rows replaceable by key.
+            window, is dropped. Do not rely on it alone: make rows replaceable by key. None: always inserted.
     """
     if frame.is_empty():
         return 0
-    options = {"insert_deduplication_token": token} if token else None
+    # Without a token the server would take the rows for one, and drop those that are meant a second time.
+    options = {"insert_deduplication_token": token or uuid.uuid4().hex}
     client.insert_arrow(table, arrow_of(frame), settings=options)
     return frame.height
 

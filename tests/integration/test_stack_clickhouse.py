@@ -99,6 +99,17 @@ def test_a_repeated_token_inserts_once(clickhouse: Settings, database: str) -> N
     assert client.command("SELECT count() FROM t") == 1
 
 
+def test_the_same_rows_without_a_token_are_inserted_each_time(clickhouse: Settings, database: str) -> None:
+    client = connect(clickhouse, database)
+    client.command(
+        "CREATE TABLE t (id Int64, at DateTime64(6) DEFAULT now64(6)) ENGINE = MergeTree ORDER BY id "
+        "SETTINGS non_replicated_deduplication_window = 100"
+    )
+    for _ in range(2):
+        insert_frame(client, "t", pl.DataFrame({"id": [1]}))
+    assert client.command("SELECT count() FROM t") == 2
+
+
 def test_refusals_carry_the_engines_code_and_text(clickhouse: Settings) -> None:
     client = connect(clickhouse)
     for sql, code in (("SELECT * FROM missing", 60), ("SELEC 1", 62), ("SELECT 1; SELECT 2", 62)):
