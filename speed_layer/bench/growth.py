@@ -35,6 +35,7 @@ KEYS = (1_000, 100_000, 1_000_000, 10_000_000)
 PARTITIONS = (1, 4, 16)
 SLICES = 10
 USUAL_KEYS, USUAL_PARTITIONS = 100_000, 4
+SETTLED_S = 15.0
 MOST_GROWTH = 1.05
 """What memory may grow to once the watermark has passed: the rest is how much it wavers."""
 
@@ -42,7 +43,6 @@ _SLICE_MS = 60_000
 _START_MS = 1_780_000_000_000 // (SLICES_PER_KEY * _SLICE_MS) * SLICES_PER_KEY * _SLICE_MS
 _PATIENCE_S = 400.0
 _POLL_S = 0.1
-_SETTLED_S = 15.0
 _STRIDE = 7_919
 """Neighbouring events have values far apart: a prime, so that no value is left out."""
 
@@ -68,9 +68,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def bench(
-    settings: Settings, events: int = EVENTS, keys: Sequence[int] = KEYS, partitions: Sequence[int] = PARTITIONS
+    settings: Settings,
+    events: int = EVENTS,
+    keys: Sequence[int] = KEYS,
+    partitions: Sequence[int] = PARTITIONS,
+    settled_s: float = SETTLED_S,
 ) -> Result:
     """Measures each case with a job of its own; topics and databases are removed again.
+
+    Args:
+        settings: Where everything is.
+        events: In each case, at least.
+        keys: Numbers of distinct dimension values.
+        partitions: Numbers of partitions.
+        settled_s: How long memory is watched once the watermark has passed.
 
     Returns:
         name, machine, runs (system and figures), ratios (of the greatest state to its bound, and of memory afterwards
@@ -83,7 +94,7 @@ def bench(
         report(f"{system}: filling {shape.events:,} events")
         with own_source(settings, "growth.yaml", {"topic_partitions": shape.partitions}) as (path, catalog):
             fill(settings, catalog, shape)
-            figures = _measured(settings, path, catalog, shape)
+            figures = _measured(settings, path, catalog, shape, settled_s)
         runs.append({"system": system, "figures": figures})
         report(next(text.growth({"runs": runs[-1:]})))
     found = [run["figures"] for run in runs]
@@ -119,7 +130,7 @@ def fill(settings: Settings, catalog: Catalog, shape: Shape) -> None:
     kafka.produce_all(producer, catalog.topic, records)
 
 
-def _measured(settings: Settings, path: Path, catalog: Catalog, shape: Shape) -> dict[str, Any]:
+def _measured(settings: Settings, path: Path, catalog: Catalog, shape: Shape, settled_s: float) -> dict[str, Any]:
     ends = {number: end for number, (_, end) in kafka.log_offsets(settings, catalog.topic).items()}
     last = _START_MS + (shape.events - 1) * shape.slices * _SLICE_MS // shape.events
     goal = published.Goal(ends, last - milliseconds(catalog.out_of_orderness))
@@ -141,12 +152,12 @@ def _measured(settings: Settings, path: Path, catalog: Catalog, shape: Shape) ->
             time.sleep(_POLL_S)
         drained = published.is_drained(client, catalog, goal)
         passed = time.monotonic()
-        report(f"drained: {drained}; watching memory for {_SETTLED_S:g} s")
-        time.sleep(_SETTLED_S)
+        report(f"drained: {drained}; watching memory for {settled_s:g} s")
+        time.sleep(settled_s)
         states += _state_bytes(settings, job_name)
         [(rows, counted)] = client.query("SELECT count(), sum(events) FROM speed_events FINAL").result_rows
     when_passed = _engine_bytes(meter, passed - 1, passed + 1)
-    afterwards = _engine_bytes(meter, passed + _SETTLED_S - 2, passed + _SETTLED_S)
+    afterwards = _engine_bytes(meter, passed + settled_s - 2, passed + settled_s)
     bound = state_bound(shape, groups(catalog)[0], buckets(settings))
     figures = {
         **asdict(shape),

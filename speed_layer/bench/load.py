@@ -56,13 +56,14 @@ class Load:
     def __init__(self, settings: Settings, topic: str, partitions: int, rate: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._over = context.Event()
-        self._sent, sender = context.Pipe(duplex=False)
-        arguments = (settings, topic, partitions, rate, self._over, sender)
+        self._sent, self._sender = context.Pipe(duplex=False)
+        arguments = (settings, topic, partitions, rate, self._over, self._sender)
         self._process = context.Process(target=_send, args=arguments, daemon=True)
 
     def __enter__(self) -> Self:
         """Begins to send."""
         self._process.start()
+        self._sender.close()  # so that a process that died is not waited for
         return self
 
     def __exit__(
@@ -73,7 +74,11 @@ class Load:
         self._process.join()
 
     def stop(self) -> Sent:
-        """Ends sending; returns once all that was sent is acknowledged."""
+        """Ends sending; returns once all that was sent is acknowledged.
+
+        Raises:
+            EOFError: The process has died.
+        """
         self._over.set()
         sent: Sent = self._sent.recv()
         return sent
