@@ -38,7 +38,7 @@ class _Bag:
         self.items.clear()
 
 
-class _Value:
+class Value:
     def __init__(self) -> None:
         self.item: bytes | None = None
 
@@ -61,9 +61,9 @@ class _Timers:
 
 
 @dataclass
-class _Cell:
+class Cell:
     batches: _Bag = field(default_factory=_Bag)
-    meta: _Value = field(default_factory=_Value)
+    meta: Value = field(default_factory=Value)
     pane: _Timers = field(default_factory=_Timers)
     clear: _Timers = field(default_factory=_Timers)
 
@@ -78,7 +78,7 @@ class Job:
     def __init__(self, catalog: Catalog, buckets: int = 2, limits: Limits | None = None) -> None:
         self.catalog = catalog
         self.groups: tuple[Group, ...] = groups(catalog)
-        self.cells: dict[str, _Cell] = {}
+        self.cells: dict[str, Cell] = {}
         self.tables: dict[str, dict[tuple[Any, ...], Row]] = {metric.name: {} for metric in catalog.metrics}
         self._buckets = buckets
         self._limits = limits or Limits(buckets=buckets)
@@ -167,7 +167,7 @@ class Job:
     def _process(self, elements: list[partials.Element]) -> None:
         self._merge.start_bundle()
         for key, value in elements:
-            cell = self.cells.setdefault(key, _Cell())
+            cell = self.cells.setdefault(key, Cell())
             self._merge.process((key, value), cell.batches, cell.meta, cell.pane, cell.clear)
 
     def _finish(self) -> PaneBatch:
