@@ -325,7 +325,8 @@ def _dead_rows(chunk: Chunk, spans: list[tuple[int, int]]) -> pl.DataFrame:
 
 def _repairs(chunk: Chunk, offsets: list[int], origins: list[int | None]) -> pl.DataFrame:
     named = pl.DataFrame({"repaired_offset": offsets, "origin": origins}, schema_overrides={"origin": pl.Int64})
+    later = named.filter(pl.col("origin") < pl.col("repaired_offset"))
     events = chunk.events.select("topic_partition", repaired_offset="offset")
-    return events.join(named.drop_nulls(), on="repaired_offset").select(
+    return events.join(later, on="repaired_offset").select(
         "topic_partition", pl.col("origin").alias("offset"), "repaired_offset"
     )

@@ -145,7 +145,7 @@ def look(settings: Settings, catalog: Catalog, starts: Mapping[int, int], wanted
         if place in wanted:
             seen.records[place] = Record(message.key(), message.value(), headers)
         origin = place_in(headers, catalog.topic, ORIGIN_PREFIX) if headers else None
-        if origin is not None:
+        if origin is not None and origin.topic_partition == place.topic_partition and origin < place:
             seen.copies.append(Copy(origin, place.offset, message.timestamp()[1], message.value()))
     return seen
 
