@@ -57,8 +57,10 @@ type: $(READY) ## types of the packages that decide things
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## speed of the layers, error and size of the sketches; PROFILE=1 adds a flame graph of the workers
+bench: setup ## speed, freshness and growth of the speed layer, error and size of the sketches; PROFILE=1 adds a flame graph of the workers
 	@$(LOCKSTEP) bench speed $(if $(PROFILE),--profile)
+	@$(LOCKSTEP) bench freshness
+	@$(LOCKSTEP) bench growth
 	@$(LOCKSTEP) bench sketches
 
 .PHONY: docs
