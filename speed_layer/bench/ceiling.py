@@ -19,7 +19,7 @@ from infra.settings import Settings
 from metrics.disposition import COUNTED, DUPLICATE, LATE
 from speed_layer.bench.backlog import SLICE_MS, Backlog, Sum
 from speed_layer.bench.measure import Meter, of_services
-from speed_layer.bench.run import Run, Stretch
+from speed_layer.bench.run import BenchError, Run, Stretch
 
 _STEP = 20_000
 _CHUNK = 200_000
@@ -41,7 +41,7 @@ def ceiling(settings: Settings, backlog: Backlog) -> Run:
     """Reads the backlog once. The processes are up, and their consumers connected, before the clock runs.
 
     Raises:
-        RuntimeError: A process failed, or Kafka gave nothing for half a minute.
+        BenchError: A process failed, or Kafka gave nothing for half a minute.
     """
     started = time.monotonic()
     ends = {number: end for number, (_, end) in kafka.log_offsets(settings, backlog.topic).items()}
@@ -50,18 +50,13 @@ def ceiling(settings: Settings, backlog: Backlog) -> Run:
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(cores + 1), context.Queue()
     shares = [{number: end for number, end in ends.items() if number % cores == own} for own in range(cores)]
-    former = os.environ.get("POLARS_MAX_THREADS")
-    os.environ["POLARS_MAX_THREADS"] = "1"
-    try:
-        readers = [
-            context.Process(target=_read, args=(settings, backlog.topic, share, ready, results)) for share in shares
-        ]
-        for reader in readers:
-            reader.start()
-    finally:
-        os.environ.pop("POLARS_MAX_THREADS")
-        if former is not None:
-            os.environ["POLARS_MAX_THREADS"] = former
+    os.environ["POLARS_MAX_THREADS"] = "1"  # of the readers, which share the cores by being many
+    readers = [
+        context.Process(target=_read, args=(settings, backlog.topic, share, ready, results), daemon=True)
+        for share in shares
+    ]
+    for reader in readers:
+        reader.start()
     parts = {"system": [reader.pid for reader in readers if reader.pid], "broker": of_services(settings, ("kafka",))}
     with Meter(parts) as meter:
         ready.wait(_WAIT_S)
@@ -73,7 +68,7 @@ def ceiling(settings: Settings, backlog: Backlog) -> Run:
     for reader in readers:
         reader.join()
     if any(isinstance(table, str) for table in tables):
-        raise RuntimeError("\n".join(table for table in tables if isinstance(table, str)))
+        raise BenchError("\n".join(table for table in tables if isinstance(table, str)))
     found: dict[Any, Sum] = {}
     for start, kind, events, cents in (row for table in tables for row in table):
         so_far = found.get((start, kind), Sum(0, 0))
@@ -90,7 +85,7 @@ def _read(settings: Settings, topic: str, ends: dict[int, int], ready: Barrier, 
     ready.wait(_WAIT_S)
     try:
         consumer.assign([TopicPartition(topic, number, 0) for number in ends])
-        states = [_fold(chunk) for chunk in _chunks(consumer, sum(ends.values()))]
+        states = [fold(chunk) for chunk in _chunks(consumer, sum(ends.values()))]
         merged = pl.concat(states).group_by("slice", "event_type").sum() if states else pl.DataFrame()
         results.put(merged.rows())
     except Exception as error:  # noqa: BLE001 - told to who waits for the rows
@@ -114,7 +109,8 @@ def _chunks(consumer: Any, records: int) -> Iterator[list[bytes]]:  # noqa: ANN4
         yield values
 
 
-def _fold(values: list[bytes]) -> pl.DataFrame:
+def fold(values: list[bytes]) -> pl.DataFrame:
+    """Events and the sum of their amounts in hundredths, by slice and event type; those without a type are left out."""
     frame = pl.read_ndjson(b"\n".join(values), schema=_SCHEMA)
     return (
         frame.filter(pl.col("event_type").is_not_null())

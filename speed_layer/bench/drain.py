@@ -4,35 +4,42 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from infra import kafka
 from infra.clickhouse import connect, quote
 from infra.settings import Settings
 from metrics.catalog import Catalog
-from metrics.disposition import DISPOSITIONS
+from metrics.disposition import COUNTED, DEAD_LETTER, DISPOSITIONS, LATE
 from speed_layer import published
 from speed_layer.bench.backlog import SLICE_MS, Backlog, Place, Sum
 from speed_layer.bench.measure import SPEED, Meter, of_services
-from speed_layer.bench.run import Run, Stretch
+from speed_layer.bench.run import BenchError, Run, Stretch
 from speed_layer.main import run
 
 PARTS = {"system": SPEED, "broker": ("kafka",), "clickhouse": ("clickhouse",)}
 """Whose processor time and memory are told apart: the engine's, and what serves every system."""
 
 _POLL_S = 0.05
+_LONGEST_S = 600.0
 
 
 def drain(settings: Settings, catalog: Catalog, backlog: Backlog) -> Run:
     """Runs the catalog over the backlog, in a database of its own that is removed again.
 
     The workers are new, as they are for every job; the time in which they start is not in the rate.
+
+    Raises:
+        BenchError: The speed layer ended, or took too long.
     """
     own = replace(catalog, source=f"bench_{uuid.uuid4().hex[:8]}", topic=backlog.topic)
     database = settings.database(own.source)
     meter = Meter({part: of_services(settings, names) for part, names in PARTS.items()})
+    written = _written(settings, own)
     started = time.monotonic()
     try:
         with meter:
@@ -45,16 +52,28 @@ def drain(settings: Settings, catalog: Catalog, backlog: Backlog) -> Run:
         job.join()
         whole_s = time.monotonic() - started
         exact = _is_exact(connect(settings, database), own, backlog)
+        new = {name: end - written[name] for name, end in _written(settings, own).items()}
+        exact &= all(number >= backlog.dispositions[name] for name, number in new.items())  # a replay may repeat some
     finally:
         connect(settings).command(f"DROP DATABASE IF EXISTS {quote(database)}")
     stretch = Stretch(last[1] - first[1], last[0] - first[0], cpu_s)
     return Run(stretch, whole_s, meter.peaks(), exact, {"job_started_in_s": round(first[0] - started, 2)})
 
 
+def _written(settings: Settings, catalog: Catalog) -> dict[str, int]:
+    """Records in the topics of late events and dead letters, by disposition."""
+    found = dict.fromkeys((LATE, DEAD_LETTER), 0)
+    for name, topic in ((LATE, catalog.late_topic), (DEAD_LETTER, catalog.dlq_topic)):
+        with suppress(kafka.TopicError):
+            found[name] = sum(end for _, end in kafka.log_offsets(settings, topic).values())
+    return found
+
+
 def _published(settings: Settings, catalog: Catalog, job: threading.Thread, offsets: int) -> tuple[float, int]:
     """Waits until so many offsets are published, and at least one partition is known; when that was, and how many."""
     client: Client | None = None
-    while job.is_alive():
+    deadline = time.monotonic() + _LONGEST_S
+    while job.is_alive() and time.monotonic() < deadline:
         try:
             client = client or connect(settings, settings.database(catalog.source))
             reached = published.frontier(client, catalog)
@@ -63,8 +82,9 @@ def _published(settings: Settings, catalog: Catalog, job: threading.Thread, offs
         except ClickHouseError:  # the database is not there yet
             pass
         time.sleep(_POLL_S)
-    msg = f"the speed layer ended before {offsets:,} offsets were published. read the logs under `data_dir`"
-    raise RuntimeError(msg)
+    how = f"took longer than {_LONGEST_S:g} s" if job.is_alive() else "ended before it was done"
+    msg = f"the speed layer was to publish {offsets:,} offsets, and {how}. read the logs under `data_dir`"
+    raise BenchError(msg)
 
 
 def _is_exact(client: Client, catalog: Catalog, backlog: Backlog) -> bool:
@@ -76,7 +96,7 @@ def _is_exact(client: Client, catalog: Catalog, backlog: Backlog) -> bool:
     names = {metric.name for metric in catalog.metrics}
     checks = []
     if "sessions" in names:
-        checks.append(_sum(client, "sessions") == backlog.dispositions["counted"])
+        checks.append(_sum(client, "sessions") == backlog.dispositions[COUNTED])
     if "events_by_type" in names:
         checks.append(_by_type(client, "events_by_type", "0") == _wider(backlog.expected(), 60_000, cents=False))
     if {"events", "revenue"} <= names:

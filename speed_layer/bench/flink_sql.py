@@ -6,7 +6,7 @@ as long as events may be late. The clock runs from the moment Flink calls the jo
 """
 
 import json
-import subprocess
+import os
 import time
 import urllib.request
 import uuid
@@ -18,26 +18,24 @@ from string import Template
 from typing import Any
 
 from confluent_kafka import TopicPartition
-from py4j.java_gateway import GatewayParameters, JavaGateway
+from py4j.java_gateway import JavaGateway
 
 from infra import kafka
 from infra.flink_cluster import address, cluster_services
 from infra.jars import resolve
 from infra.java import find_java
-from infra.services import java_command
 from infra.settings import Settings
 from infra.stack import down, up
 from metrics.disposition import COUNTED, DUPLICATE
 from speed_layer.bench.backlog import Backlog, Place, Sum
 from speed_layer.bench.measure import Meter, of_services
-from speed_layer.bench.run import Run, Stretch
+from speed_layer.bench.run import BenchError, Run, Stretch
 
 SERVICES = ("flink-jobmanager", "flink-taskmanager-1")
-_PLANNER = "org.apache.flink.client.python.PythonGatewayServer"
+_PLANNER_HEAP = "512m"
 _POLL_S = 0.05
 _WAIT_S = 30.0
 _LONGEST_S = 300.0
-_PORT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class FlinkSql:
         """Reads the backlog once.
 
         Raises:
-            RuntimeError: The job failed or did not end.
+            BenchError: The job failed or did not end.
         """
         results = f"bench.results.{uuid.uuid4().hex[:8]}"
         config = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "compact"}
@@ -107,10 +105,10 @@ class FlinkSql:
             if answer["state"] in {"FAILED", "CANCELED"}:
                 why = self._ask(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"][:1]
                 msg = f"Flink's job is {answer['state']}: {str(why)[:2000]}"
-                raise RuntimeError(msg)
+                raise BenchError(msg)
             time.sleep(_POLL_S)
         msg = f"Flink's job did not end in {_LONGEST_S:g} s"
-        raise RuntimeError(msg)
+        raise BenchError(msg)
 
     def _ask(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON says
         with urllib.request.urlopen(f"http://{address(self.own)}{path}", timeout=_WAIT_S) as answer:
@@ -137,28 +135,22 @@ def flink_sql(settings: Settings, own: Settings, home: Path, owner_pid: int) -> 
 
 @contextmanager
 def _planner(own: Settings, home: Path) -> Iterator[Any]:
-    """A JVM with Flink's planner, which ends with this process: it reads from our end of a pipe."""
-    told = own.data_dir.absolute() / "planner.port"
-    told.unlink(missing_ok=True)
-    classpath = ":".join([str(home / "lib" / "*"), *map(str, (home / "opt").glob("flink-python-*.jar"))])
-    environment = {"CLASSPATH": classpath, "_PYFLINK_CONN_INFO_PATH": str(told), "FLINK_CONF_DIR": str(told.parent)}
-    command = java_command(find_java(own, {}), "512m", _PLANNER)
-    with (own.log_dir / "planner.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + _WAIT_S
-        while not told.exists() or told.stat().st_size < _PORT_BYTES:
-            if process.poll() is not None or time.monotonic() > deadline:
-                msg = f"Flink's planner did not start. read {own.log_dir / 'planner.log'}"
-                raise RuntimeError(msg)
-            time.sleep(_POLL_S)
-        port = int.from_bytes(told.read_bytes()[:_PORT_BYTES], "big")
-        gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auto_field=True, auto_convert=True))
-        yield gateway.jvm
-        gateway.close()
-    finally:
-        process.kill()
-        process.wait()
+    """A JVM with Flink's planner, which ends with this process."""
+    java = str(find_java(own, os.environ).executable)
+    with (own.log_dir / "planner.log").open("a") as log:
+        gateway = JavaGateway.launch_gateway(
+            classpath=str(home / "lib" / "*"),
+            javaopts=[f"-Xmx{_PLANNER_HEAP}", "-XX:+UseSerialGC"],
+            java_path=java,
+            die_on_exit=True,
+            enable_auth=True,
+            redirect_stdout=log,
+            redirect_stderr=log,
+        )
+        try:
+            yield gateway.jvm
+        finally:
+            gateway.shutdown()
 
 
 def _options(settings: Settings, own: Settings) -> Mapping[str, object]:

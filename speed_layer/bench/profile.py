@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from speed_layer.bench.run import BenchError
+
 _RATE = 100
 _STOP_S = 60.0
-
-
-class ProfileError(RuntimeError):
-    """The profiler could not do its work; the text ends with what it said."""
 
 
 @contextmanager
@@ -24,7 +22,7 @@ def flame_graph(root: int, target: Path) -> Iterator[None]:
         target: The file to write.
 
     Raises:
-        ProfileError: There is no profiler, or it may not look at other processes.
+        BenchError: There is no profiler, or it may not look at other processes.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
@@ -34,7 +32,7 @@ def flame_graph(root: int, target: Path) -> Iterator[None]:
         profiler = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except FileNotFoundError as error:
         msg = "`py-spy` takes the flame graph, and is not installed. run `make setup`"
-        raise ProfileError(msg) from error
+        raise BenchError(msg) from error
     try:
         yield
     finally:
@@ -46,4 +44,4 @@ def flame_graph(root: int, target: Path) -> Iterator[None]:
             said, _ = profiler.communicate()
     if not target.exists():
         msg = f"no flame graph was made; where only a parent may trace a process, run as root. `py-spy` said: {said}"
-        raise ProfileError(msg)
+        raise BenchError(msg)

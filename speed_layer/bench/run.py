@@ -8,6 +8,10 @@ MILLION = 1_000_000
 _SHORTEST_S = 0.05
 
 
+class BenchError(RuntimeError):
+    """A run could not be made; the text says what stood in the way."""
+
+
 @dataclass(frozen=True)
 class Stretch:
     """The part of a run that is timed: from the moment the system runs with nothing read to its last result.

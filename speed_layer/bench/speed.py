@@ -16,13 +16,14 @@ from infra.settings import load_settings
 from infra.stack import StackError, down, status, up
 from speed_layer.bench.apart import apart
 from speed_layer.bench.measure import machine, of_services
-from speed_layer.bench.profile import ProfileError, flame_graph
+from speed_layer.bench.profile import flame_graph
+from speed_layer.bench.run import BenchError
 from speed_layer.bench.systems import Means, prepared
 from speed_layer.bench.table import lines
 from speed_layer.bench.throughput import EVENTS, RUNS, TITLES, A, measure, result
 
 SHOP = Path(__file__).parents[2] / "orchestration" / "catalogs" / "shop.yaml"
-NOTES, RESULT, FLAMES = "speed.runs.jsonl", "speed.json", "workers.svg"
+RESULT, FLAMES = "speed.json", "workers.svg"
 _CLUSTER_PORTS = range(25_000, 30_000)
 _CLUSTER_HEAP = "3g"
 
@@ -50,18 +51,19 @@ def main(arguments: Sequence[str]) -> int:
     cluster = apart(settings, "flink-sql", _CLUSTER_PORTS).model_copy(update={"flink_heap": _CLUSTER_HEAP})
     means = Means(settings, given.shop, cluster, lambda: given.flink_home or distribution(settings), report)
     wanted = given.only or list(TITLES)
+    notes = results / f"speed.{given.events}.jsonl"
     ran_before = any(service.state == "running" for service in status(settings))
     taken_on = machine()
     try:
         up(settings, core_services(settings), report=report)
         with prepared(means, {*wanted, A} if given.profile else wanted, given.events) as systems:
             chosen = {name: run for name, run in systems.items() if name in wanted}
-            found = result(taken_on, measure(chosen, given.runs, results / NOTES, report, resume=given.resume))
+            found = result(taken_on, measure(chosen, given.runs, notes, report, resume=given.resume))
             if given.profile:
                 with flame_graph(*of_services(settings, ("beam-workers",)), results / FLAMES):
                     systems[A]()
                 report(f"flame graph of the workers: {results / FLAMES}")
-    except (ConnectionError, FlinkError, ProfileError, StackError) as error:
+    except (BenchError, ConnectionError, FlinkError, StackError) as error:
         report(str(error))
         return 2
     finally:

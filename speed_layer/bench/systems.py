@@ -1,6 +1,7 @@
 """What `bench speed` runs: the backlogs, and each system over its own."""
 
 import os
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -61,8 +62,9 @@ class Means:
 def prepared(means: Means, wanted: Collection[str], events: int) -> Iterator[Mapping[str, Callable[[], Run]]]:
     """Writes the backlogs that the wanted systems read, and gives what runs each of these; cleans up at the end."""
     settings = means.settings
-    catalog = replace(load_catalog(JOB_A), topic="lockstep.bench.a")
-    shop = replace(load_catalog(means.shop).only(HEAVIEST), topic="lockstep.bench.b")
+    name = f"lockstep.bench_{uuid.uuid4().hex[:8]}"
+    catalog = replace(load_catalog(JOB_A), topic=f"{name}.a")
+    shop = replace(load_catalog(means.shop).only(HEAVIEST), topic=f"{name}.b")
     short = of_events(catalog.topic, min(events, SHORT_EVENTS), catalog.topic_partitions, body_a)
     with ExitStack() as stack:
         runs: dict[str, Callable[[], Run]] = {}
