@@ -6,6 +6,7 @@ re-reading the dedup horizon on each turn would starve it, so both are kept proc
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -17,6 +18,7 @@ from infra.avro import unframe_of
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.disposition import PartitionReader
+from metrics.event import FURTHEST_AHEAD_MS
 from metrics.window import milliseconds
 from speed_layer.lookups import PartitionLookups
 
@@ -103,6 +105,8 @@ class PartitionLog:
         records = self._fetch(None, first=self._behind)
         self._behind = len(records.offsets) >= _STEP
         self._observe(records)
+        if records.at_head and records.offsets:
+            self._keep_up()
         return records
 
     def forget(self) -> None:
@@ -118,8 +122,18 @@ class PartitionLog:
 
     def _observe(self, records: Records) -> None:
         if records.times:
-            reached = max(records.times) - milliseconds(self._catalog.out_of_orderness)
+            reached = latest(records.times, _now_ms()) - milliseconds(self._catalog.out_of_orderness)
             self.watermark = reached if self.watermark is None else max(self.watermark, reached)
+
+    def _keep_up(self) -> None:
+        """Lags behind the others no more than records may be out of order: there is nothing left to read that could.
+
+        A partition whose only clients are slow, or have clocks that are behind, would else hold all others back for as
+        long as they write. Their events count all the same.
+        """
+        followed = followed_watermark(self._settings, self._catalog)
+        if followed is not None and self.watermark is not None:
+            self.watermark = max(self.watermark, followed - milliseconds(self._catalog.out_of_orderness))
 
     def _assign(self, offset: int) -> None:
         self._consumer.assign([TopicPartition(self._catalog.topic, self.topic_partition, offset)])
@@ -208,8 +222,23 @@ def begin_of(settings: Settings, catalog: Catalog, topic_partition: int) -> int:
             time.sleep(_RETRY_S)
 
 
-def greatest_watermark(settings: Settings, catalog: Catalog) -> int | None:
-    """The watermark that the whole log leads to, in ms, once it is read; None for an empty log.
+def latest(stamps: Collection[int], now: int) -> int:
+    """The greatest record timestamp that can be true, in ms; `now` if all are ahead of it by more than the bound.
+
+    The bound is that of event times, 5 minutes. Only watermarks look at the clock. Were such a record to move them, all
+    slices would be closed ahead of their time; were those of a partition without others to move nothing, it would hold
+    all others up.
+
+    Args:
+        stamps: At least one.
+        now: The time of this machine's clock.
+    """
+    greatest, most = max(stamps), now + FURTHEST_AHEAD_MS
+    return greatest if greatest <= most else max((stamp for stamp in stamps if stamp <= most), default=now)
+
+
+def greatest_stamps(settings: Settings, catalog: Catalog) -> dict[int, int]:
+    """By topic partition, the greatest timestamp of its records in ms, true or not; without those that are empty.
 
     Raises:
         KafkaException: No broker answered.
@@ -217,10 +246,26 @@ def greatest_watermark(settings: Settings, catalog: Catalog) -> int | None:
     """
     client = _ADMINS.get(settings.bootstrap) or kafka.admin(settings)
     _ADMINS[settings.bootstrap] = client
-    wanted = {TopicPartition(catalog.topic, n): OffsetSpec.max_timestamp() for n in _numbers(settings, catalog)}
+    # asked for each time, as partitions may be added
+    known = client.list_topics(catalog.topic, timeout=_ASK_S).topics[catalog.topic]
+    if not known.partitions:
+        msg = f"topic `{catalog.topic}` does not exist at {settings.bootstrap}"
+        raise kafka.TopicError(msg)
+    wanted = {TopicPartition(catalog.topic, number): OffsetSpec.max_timestamp() for number in known.partitions}
     found = client.list_offsets(wanted, request_timeout=_ASK_S)
-    greatest = max(future.result(_ASK_S).timestamp for future in found.values())
-    return None if greatest < 0 else greatest - milliseconds(catalog.out_of_orderness)
+    stamps = {place.partition: future.result(_ASK_S).timestamp for place, future in found.items()}
+    return {number: stamp for number, stamp in stamps.items() if stamp >= 0}
+
+
+def greatest_watermark(settings: Settings, catalog: Catalog) -> int | None:
+    """The watermark that the whole log leads to, in ms, once it is read; None for an empty log.
+
+    Raises:
+        KafkaException: No broker answered.
+        TopicError: There is no such topic.
+    """
+    stamps = greatest_stamps(settings, catalog).values()
+    return latest(stamps, _now_ms()) - milliseconds(catalog.out_of_orderness) if stamps else None
 
 
 def followed_watermark(settings: Settings, catalog: Catalog) -> int | None:
@@ -240,11 +285,8 @@ def followed_watermark(settings: Settings, catalog: Catalog) -> int | None:
     return known
 
 
-_NUMBERS: dict[str, list[int]] = {}
 _ADMINS: dict[str, AdminClient] = {}
 
 
-def _numbers(settings: Settings, catalog: Catalog) -> list[int]:
-    if catalog.topic not in _NUMBERS:
-        _NUMBERS[catalog.topic] = kafka.partitions(settings, catalog.topic)
-    return _NUMBERS[catalog.topic]
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
