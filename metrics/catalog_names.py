@@ -10,8 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from metrics.catalog import Path
 
 OWN_TABLES = frozenset(
-    {"alerts", "batch_alerts", "batch_exceptions", "batch_runs", "certificates", "exceptions", "ledger"}
-    | {"metric_versions", "publications", "speed_alarms", "speed_progress", "watermarks"}
+    {
+        "alerts",
+        "batch_alerts",
+        "batch_exceptions",
+        "batch_runs",
+        "certificates",
+        "exceptions",
+        "ledger",
+        "ledger_checks",
+    }
+    | {"metric_versions", "partition_lags", "publications", "speed_alarms", "speed_progress", "watermarks"}
 )
 """The tables of every source."""
 

@@ -57,7 +57,7 @@ def create_app(*served: Source) -> FastAPI:
 
     @app.get("/v1/status")
     def status(source: _SourceName = None) -> dict[str, Any]:
-        """Watermark, freshness, published and certified days, ledger, alarms of very many dimension values."""
+        """Watermark, freshness, lag, skew, published and certified days, the ledger and whether it closes, alarms."""
         return _of_each(sources.named(source), lambda each: each.status().as_json())
 
     @app.get("/v1/metrics/{name}")

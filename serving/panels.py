@@ -18,6 +18,7 @@ LIVE_WITHIN_S = 15.0
 """While events come the speed layer publishes every second; longer ago means an idle log, or a layer that is down."""
 
 MOST_DAYS = 21
+WORST_LAGS = 8
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,29 @@ def badges(status: Status) -> str:
         f'<span class="ls-badge {"ls-live" if live else "ls-idle"}" data-badge="freshness"><i></i>{fresh}'
         f"<b>{ago(status.freshness_s)}</b></span>"
         f'<span class="ls-badge" data-badge="watermark" title="all events sent before this are in the numbers">'
-        f"data watermark <b>{moment(status.watermark, 'second')} UTC</b></span>"
+        f"data watermark <b>{moment(status.watermark, 'second')} UTC</b></span>{_lag(status)}"
     )
+
+
+def _lag(status: Status) -> str:
+    """How far the topic is behind its log, and its slowest partition behind the others; the worst ones in the title."""
+    if not status.lags:
+        return ""
+    worst = sorted(status.lags, key=lambda lag: (-lag.lag_offsets, -(lag.skew_ms or 0)))[:WORST_LAGS]
+    each = "; ".join(
+        f"partition {lag.topic_partition}: {lag.lag_offsets:,} offsets and {_seconds(lag.lag_ms)} behind the log, "
+        f"watermark {_seconds(lag.skew_ms)} behind the greatest"
+        for lag in worst
+    )
+    return (
+        f'<span class="ls-badge" data-badge="lag" title="{escape(each)}">'
+        f"lag <b>{sum(lag.lag_offsets for lag in status.lags):,}</b> "
+        f"skew <b>{_seconds(max(lag.skew_ms or 0 for lag in status.lags))}</b></span>"
+    )
+
+
+def _seconds(ms: int | None) -> str:
+    return "–" if ms is None else f"{ms / 1000:,.1f} s"
 
 
 def tiles(metric: ShownMetric, rows: Sequence[Row], status: Status, grain: str | None = None) -> list[Tile]:
@@ -132,10 +154,11 @@ def nothing_yet(metric: ShownMetric, grain: str) -> str:
 
 
 def crowds(status: Status) -> str:
-    """A banner per group of metrics that has very many rows, with the dimension that makes them."""
+    """A banner per group of metrics with very many rows, naming the dimension, and one for a ledger that is open."""
     return "".join(
         f'<div class="ls-alert ls-crowd" role="status" data-crowd="{escape(alarm.dimension)}">'
-        f"<b>many values</b><span>{escape(alarm.text)}</span><em>{moment(alarm.at, 'minute')}</em></div>"
+        f"<b>{'many values' if alarm.dimension else 'ledger'}</b><span>{escape(alarm.text)}</span>"
+        f"<em>{moment(alarm.at, 'minute')}</em></div>"
         for alarm in status.alarms
     )
 
@@ -252,6 +275,8 @@ def _residual(status: Status) -> Tile:
 def _ledger(status: Status) -> Tile:
     ledger = status.ledger
     note = f"{ledger['late']:,} late · {ledger['duplicate']:,} duplicate · {ledger['dead_letter']:,} bad"
+    if status.check is not None and not status.check.closes:
+        return Tile("Events read", number(ledger["records"]), f"does not close: {note}", "ls-bad")
     return Tile("Events read", number(ledger["records"]), note)
 
 

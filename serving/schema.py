@@ -132,6 +132,33 @@ def _source_tables() -> Iterable[Table]:
             version="rows",
         ),
         Table(
+            "ledger_checks",
+            (
+                ("topic", "String"),
+                ("closes", "Bool"),
+                ("since", TIME),
+                ("counted", "UInt64"),
+                ("published", "Nullable(UInt64)"),
+                ("unread", "UInt64"),
+                ("text", "String"),
+                ("at", TIME),
+            ),
+            ("topic",),
+            replacing=True,
+        ),
+        Table(
+            "partition_lags",
+            (
+                *position,
+                ("lag_offsets", "Int64"),
+                ("lag_ms", "Nullable(Int64)"),
+                ("skew_ms", "Nullable(Int64)"),
+                ("at", f"{TIME} DEFAULT now64(3)"),
+            ),
+            ("topic", "topic_partition"),
+            replacing=True,
+        ),
+        Table(
             "batch_runs",
             (
                 *run,

@@ -25,6 +25,8 @@ from serving import schema
 from serving.versions import note_live
 from speed_layer import flink, jobs, published
 from speed_layer.displaced import Sweeper
+from speed_layer.lag import LagReport
+from speed_layer.ledger_check import LedgerCheck
 from speed_layer.log import greatest_watermark
 from speed_layer.lookups import Archiving
 from speed_layer.pipeline import build
@@ -33,6 +35,7 @@ from speed_layer.published import Goal
 from speed_layer.side_outputs import ROOMY
 
 POLL_S = 0.5
+PARTITIONS_EVERY_S = 5.0
 DRAIN_S = 10.0
 _FOREVER = 1 << 62
 LOOKUP_PARTITIONS = 1
@@ -102,10 +105,18 @@ class _Run:
         self._database = settings.database(catalog.source)
         # a job beside another has a name that the other does not take for an older version of itself
         self._prefixes = [f"lockstep-{self._database}+", f"lockstep-{self._database}-"][: 1 if only else 2]
-        self._name = f"{self._prefixes[-1]}{self._catalog.version}"
+        self._partitions = 0
+        self._count_again = 0.0
         self._job: str | None = None
         self._own = False
         self._sweeper: Sweeper | None = None
+        self._ledger: LedgerCheck | None = None
+        self._lags: LagReport | None = None
+
+    @property
+    def _name(self) -> str:
+        """The job's: one that reads fewer partitions than there are is another job, as one of another catalog is."""
+        return f"{self._prefixes[-1]}{self._catalog.version}-{self._partitions}p"
 
     def until(self, *, drained: bool) -> int:
         settings, catalog = self._settings, self._catalog
@@ -123,11 +134,15 @@ class _Run:
             done = dict.fromkeys(goal.ends, _FOREVER)
         else:
             done = published.forget_progress(client, catalog, self._database, goal.ends)
+            self._ledger = LedgerCheck(settings, client, catalog)
+            self._lags = LagReport(settings, client, catalog)
         archiving = Archiving(settings, connect(settings, self._database), catalog.lookups)
         try:
             return self._run(client, goal, done, drained=drained)
         finally:
             archiving.stop()
+            if self._ledger:
+                self._ledger.close()
 
     def _run(self, client: Client, goal: Goal, done: dict[int, int], *, drained: bool) -> int:
         catalog = self._catalog
@@ -153,13 +168,19 @@ class _Run:
         while not self._watch.stop.is_set() and not finished():
             self._watch.sleep(POLL_S)
             try:
-                assert self._job is not None
-                state = jobs.state(self._settings, self._job)
+                state = jobs.state(self._settings, self._job) if self._job else "LOST"
                 if state not in jobs.LIVE:
                     logger.warning("job `%s` is %s; submitting it again", self._name, state)
                     self._ensure_job(done if self._beside else published.frontier(client, self._catalog))
+                elif self._has_new_partitions():
+                    logger.warning("`%s` has other partitions than before; reading all of it", self._catalog.topic)
+                    self._ensure_job(done if self._beside else published.frontier(client, self._catalog))
                 if self._sweeper:
                     self._sweeper.sweep_now_and_then()
+                if self._lags:
+                    self._lags.write_now_and_then()
+                if self._ledger:
+                    self._ledger.look_now_and_then()
             except _AWAY as error:
                 logger.warning("%s; waiting", error)
 
@@ -179,6 +200,10 @@ class _Run:
                 return False
             if self._sweeper:
                 self._sweeper.sweep()
+            if self._lags:
+                self._lags.write()
+            if self._ledger:
+                self._ledger.check()
             return True
         except _AWAY as error:
             logger.warning("%s; waiting", error)
@@ -186,6 +211,7 @@ class _Run:
 
     def _ensure_job(self, done: dict[int, int]) -> None:
         """Takes over this catalog's job if it runs, stops jobs of other versions of it, else submits one."""
+        self._partitions = len(kafka.partitions(self._settings, self._catalog.topic))
         self._job = None
         # The job server takes a job for running that ended in Flink while nobody listened.
         runs = bool(flink.running(self._settings, self._name))
@@ -199,11 +225,17 @@ class _Run:
             return
         for prefix in self._prefixes:
             flink.cancel(self._settings, prefix)
-        partitions = len(kafka.partitions(self._settings, self._catalog.topic))
-        pipeline = build(self._settings, self._catalog, uuid.uuid4().hex, self._name, partitions, done)
+        pipeline = build(self._settings, self._catalog, uuid.uuid4().hex, self._name, self._partitions, done)
         self._job = pipeline.run()._job_id
         self._own = True
         logger.info("submitted job `%s`", self._name)
+
+    def _has_new_partitions(self) -> bool:
+        """Whether partitions were added to the topic; a job reads those that were there when it was submitted."""
+        if time.monotonic() < self._count_again:
+            return False
+        self._count_again = time.monotonic() + PARTITIONS_EVERY_S
+        return len(kafka.partitions(self._settings, self._catalog.topic)) != self._partitions
 
     def _cancel(self) -> None:
         """Ends the job in Flink by its name: the job server may be away, or take one that restarts for over."""

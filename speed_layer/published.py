@@ -22,7 +22,7 @@ def frontier(client: Client, catalog: Catalog) -> dict[int, int]:
 
 
 def watermark(client: Client, catalog: Catalog, partitions: int) -> int | None:
-    """The least watermark of all partitions in ms; None while one of them has none."""
+    """The least watermark of all partitions in ms; None while there are fewer with one than `partitions`."""
     found = client.query(
         "SELECT topic_partition, toUnixTimestamp64Milli(max(watermark)) "
         f"FROM {quote(PROGRESS_TABLE)} WHERE catalog_version = {{version:String}} AND topic = {{topic:String}} "
@@ -30,7 +30,7 @@ def watermark(client: Client, catalog: Catalog, partitions: int) -> int | None:
         parameters={"version": catalog.version, "topic": catalog.topic},
     )
     reached = [int(moment) for _, moment in found.result_rows]
-    return min(reached) if len(reached) == partitions else None
+    return min(reached) if len(reached) >= partitions else None
 
 
 def awaiting_on_time(client: Client, catalog: Catalog, reached: int) -> int:

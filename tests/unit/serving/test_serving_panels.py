@@ -8,7 +8,7 @@ from infra.catalog_file import load_catalog
 from metrics.catalog import Catalog
 from serving import dashboard, panels
 from serving.query import Row
-from serving.status import Crowd, Day, Status
+from serving.status import Crowd, Day, LedgerCheck, PartitionLag, Status
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 LEDGER = dict.fromkeys(("records", "counted", "late", "duplicate", "id_conflict", "dead_letter"), 1)
@@ -60,6 +60,26 @@ def test_an_alarm_of_many_values_names_its_dimension_and_no_alarm_says_nothing()
     assert "events by &lt;user&gt;: about 120,000 rows" in shown
     assert "<user>" not in shown
     assert panels.crowds(status()) == ""
+
+
+def test_a_ledger_that_does_not_close_is_told_and_marks_its_tile(catalog: Catalog) -> None:
+    text = "the ledger of orders does not close"
+    alarm = Crowd(("events",), "", 1, START, START, text)
+    check = LedgerCheck(False, START, START, 100, 90, 0, text)
+    seen = replace(status(), alarms=(alarm,), check=check)
+    assert f"<b>ledger</b><span>{text}</span>" in panels.crowds(seen)
+    [*_, tile] = panels.tiles(catalog.metric("revenue"), [], seen)
+    assert (tile.tone, tile.note[:15]) == ("ls-bad", "does not close:")
+    [*_, tile] = panels.tiles(catalog.metric("revenue"), [], replace(seen, check=replace(check, closes=True)))
+    assert tile.tone == ""
+
+
+def test_lag_is_added_up_and_skew_is_the_greatest() -> None:
+    lags = (PartitionLag(0, 1_200, 3_400, 0, START), PartitionLag(1, 34, None, 7_000, START))
+    shown = panels.badges(replace(status(), lags=lags))
+    assert "lag <b>1,234</b> skew <b>7.0 s</b>" in shown
+    assert "partition 1: 34 offsets and – behind the log, watermark 7.0 s behind the greatest" in shown
+    assert 'data-badge="lag"' not in panels.badges(status())
 
 
 def test_days_are_certified_or_say_that_they_are_not() -> None:
