@@ -65,12 +65,19 @@ def test_repaired_letters_are_counted_once_by_both_layers_and_leave_no_residual(
     log.good(GOOD)
     values = [(number % 2, number, event(number, id=f"bad{number}", amount="x")) for number in BAD]
     send(stack, source, [(p, SENT_MS, f"u{n}".encode(), value) for p, n, value in [*values, (0, 99, b"{")]])
+    # events whose headers name a letter of another topic partition, and nothing: they repair none
+    for partition, offset in ((1, b"303"), (0, b"x")):
+        others = origin(source, 0) | {"lockstep-origin-offset": offset}
+        send(stack, source, [(partition, SENT_MS, None, event(0, id=f"other{partition}"))], others)
     with speed(stack, source, file):
-        await_offsets(stack, source, GOOD + 7)
+        await_offsets(stack, source, GOOD + 9)
 
         # while the lateness has not passed, those of one partition; and once more, by someone who looked just before
         first = planned(stack, source, [Place(0, 300 + n) for n in range(3)], SENT_MS + 1_000)
         assert produce(stack, source, Decoder(source), first) == len(first.repairs) == 3
+        (copy, *_) = messages(stack, source.topic, {0: 305}, {0: 308})
+        assert (copy.key(), copy.value(), copy.timestamp()[1]) == (b"u0", event(0, id="bad0"), SENT_MS + 1_000)
+        assert dict(copy.headers() or ()) == origin(source, 300)
         assert produce(stack, source, Decoder(source), first) == 0
         later = {number: end for number, (_, end) in broker.log_offsets(stack, source.topic).items()}
         assert produce(stack, source, Decoder(source), replace(first, ends=later)) == 3
@@ -82,12 +89,13 @@ def test_repaired_letters_are_counted_once_by_both_layers_and_leave_no_residual(
             code, told = repair(stack, file, "--with", MEND, "--yes")
             assert (code, told["chosen"], told["produced"], told["already_repaired"]) == (1, 7, produced, before)
             assert [(one["place"], one["reason"]) for one in told["refused"]] == [("0:303", "not_json")]
-        await_offsets(stack, source, GOOD + 7 + 9)
+        await_offsets(stack, source, GOOD + 9 + 9)
 
-    assert published(stack, source) == {name: count + 1 for name, count in expected(GOOD).items()}
+    live = Counter(expected(GOOD)) + Counter(de=3, fr=1, it=1)
+    assert published(stack, source) == live
     day = datetime.fromtimestamp(START_MS / 1000, UTC).date()
     (run,) = batch(stack, source, [day])
-    assert (run.events, run.dead_letters) == (GOOD + 6, 7)
+    assert (run.events, run.dead_letters) == (GOOD + 8, 7)
     (result,) = reconcile(stack, source, [day])
     assert result.certified
     assert (result.verdict, result.residual, result.repaired) == ("clean", 0, 6)
@@ -97,9 +105,9 @@ def test_repaired_letters_are_counted_once_by_both_layers_and_leave_no_residual(
     records = exception_records(reader(client), stack.database(source.source), day, run.run_id)
     repairs = {(one.topic_partition, one.offset): one.repaired_offset for one in records if one.reason != "late"}
     letters = {
-        (p, 300 + n): offset for p, first in ((0, 304), (1, 303)) for n, offset in enumerate(range(first, first + 3))
+        (p, 300 + n): offset for p, first in ((0, 305), (1, 304)) for n, offset in enumerate(range(first, first + 3))
     }
-    copies = {(0, offset): None for offset in (307, 308, 309)}
+    copies = {(0, offset): None for offset in (308, 309, 310)}
     assert repairs == letters | copies | {(0, 303): None}
 
 
@@ -167,10 +175,22 @@ def planned(settings: Settings, source: Catalog, places: Sequence[Place], now_ms
     return plan(source, Decoder(source), letters, seen, by_command(MEND, text=True), now_ms)
 
 
-def send(settings: Settings, source: Catalog, records: Sequence[tuple[int, int, bytes | None, bytes]]) -> None:
+def origin(source: Catalog, offset: int) -> dict[str, bytes]:
+    """Headers that name a place of the first topic partition."""
+    named = {"topic": source.topic, "partition": 0, "offset": offset}
+    return {f"lockstep-origin-{name}": str(value).encode() for name, value in named.items()}
+
+
+def send(
+    settings: Settings,
+    source: Catalog,
+    records: Sequence[tuple[int, int, bytes | None, bytes]],
+    headers: dict[str, bytes] | None = None,
+) -> None:
     """Appends records of (partition, timestamp, key, value)."""
     broker.ensure_topics(settings, {source.topic: 2})
-    made = ({"partition": p, "timestamp": t, "key": k, "value": v} for p, t, k, v in records)
+    more = {"headers": headers} if headers else {}
+    made = ({"partition": p, "timestamp": t, "key": k, "value": v, **more} for p, t, k, v in records)
     broker.produce_all(broker.producer(settings), source.topic, made)
 
 
