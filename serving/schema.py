@@ -153,7 +153,7 @@ def _source_tables() -> Iterable[Table]:
                 ("lag_offsets", "Int64"),
                 ("lag_ms", "Nullable(Int64)"),
                 ("skew_ms", "Nullable(Int64)"),
-                ("at", f"{TIME} DEFAULT now64(3)"),
+                ("at", TIME),
             ),
             ("topic", "topic_partition"),
             replacing=True,

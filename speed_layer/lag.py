@@ -110,5 +110,9 @@ class LagReport:
             {int(number): int(mark) for number, mark in watermarks},
         )
         schema = {"topic_partition": pl.Int32, "lag_offsets": pl.Int64, "lag_ms": pl.Int64, "skew_ms": pl.Int64}
-        rows = pl.DataFrame(found, schema=schema, orient="row")
-        insert_frame(self._client, quote(LAGS_TABLE), rows.with_columns(topic=pl.lit(self._catalog.topic)))
+        rows = pl.DataFrame(found, schema=schema, orient="row").with_columns(
+            topic=pl.lit(self._catalog.topic),
+            # said here, as ClickHouse drops rows that it has seen before
+            at=pl.lit(now).cast(pl.Datetime("ms", "UTC")),
+        )
+        insert_frame(self._client, quote(LAGS_TABLE), rows)

@@ -146,12 +146,15 @@ class LedgerCheck:
         self._alarmed = text or None
 
     def _alarm(self, since: datetime, text: str) -> None:
-        """Writes the alarm that began at `since`; the row that is written last holds."""
+        """Writes the alarm that began at `since`; the row that is written last holds.
+
+        It says when that was: ClickHouse drops a row that it has seen before.
+        """
         metrics = [self._metric.name] if self._metric else []
         self._client.insert(
             ALARMS_TABLE,
-            [[LEDGER_ALARM, metrics, "", 1, since, text]],
-            column_names=["group_id", "metrics", "dimension", "rows", "slice_start", "text"],
+            [[LEDGER_ALARM, metrics, "", 1, since, text, datetime.now(UTC)]],
+            column_names=["group_id", "metrics", "dimension", "rows", "slice_start", "text", "at"],
         )
 
     def _sample(self) -> Sample:
