@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,17 @@ class Tables:
         self.exceptions: dict[tuple[int, int], tuple[Any, ...]] = {}
         self.inserts_left: int | None = None
         self.stored = False
+        self._lock = Lock()
+
+    def strikes(self) -> bool:
+        """Whether the insert that begins is the one."""
+        with self._lock:
+            if self.inserts_left is not None:
+                self.inserts_left -= 1
+                if self.inserts_left < 0:
+                    self.inserts_left = None
+                    return True
+            return False
 
     def note(self, exceptions: pl.DataFrame) -> None:
         """Takes exceptions; one that was told before was the same."""
@@ -120,18 +132,17 @@ class _Writer(TableWriter):
 
     def __init__(self, settings: Settings, catalog: Catalog, tables: Tables) -> None:
         super().__init__(settings, catalog)
-        self._fate = tables
+        self._fate, self._dead = tables, False
 
     def insert(self, table: str, rows: pl.DataFrame, *, repeat: bool = False) -> None:
-        fate = self._fate
-        if fate.inserts_left is not None and not rows.is_empty():
-            fate.inserts_left -= 1
-            if fate.inserts_left < 0:
-                fate.inserts_left = None
-                if fate.stored:
-                    super().insert(table, rows, repeat=repeat)
-                raise Killed
-        super().insert(table, rows, repeat=repeat)
+        if self._dead:
+            raise Killed
+        dies = not rows.is_empty() and self._fate.strikes()
+        self._dead |= dies
+        if not dies or self._fate.stored:
+            super().insert(table, rows, repeat=repeat)
+        if dies:
+            raise Killed
 
 
 @dataclass
@@ -181,11 +192,9 @@ class Attempt:
         self._workers = workers
         self._state = _State({number: (0, None) for number in range(len(log))})
         self._checkpoint = copy.deepcopy(self._state)
+        self._settings = settings
         self._writer = WritePanes(settings, catalog)
         self._progress = WriteProgress(settings, catalog)
-        for each in (self._writer, self._progress):
-            each.setup()
-            each._tables = _Writer(settings, catalog, tables)
         self._readers: dict[int, PartitionReader] = {}
         self._merges: list[MergeStates] = []
         self.read = 0
@@ -210,6 +219,10 @@ class Attempt:
         else:
             self._bundle(self._chance.choice(busy)[1])
 
+    def die(self) -> None:
+        """What its process had begun beside the insert that killed it ends as well."""
+        self._writer._pool.shutdown()
+
     def fall_back(self) -> None:
         """Every process died: back to the last checkpoint, and nothing is remembered besides."""
         self._state = copy.deepcopy(self._checkpoint)
@@ -217,6 +230,9 @@ class Attempt:
 
     def _start_workers(self) -> None:
         self._readers = {}
+        for each in (self._writer, self._progress):
+            each.setup()
+            each._tables = _Writer(self._settings, self._catalog, self._tables)
         memory = Limits(memory_bytes=self._chance.choice([0, 1 << 20, 512 << 20]), buckets=2 * self._workers)
         self._merges = [MergeStates(f"world {next(_JOBS)}", self._catalog, memory) for _ in range(self._workers)]
         for merge in self._merges:
