@@ -5,6 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from infra import kafka
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
@@ -39,6 +40,25 @@ def test_a_job_that_died_before_it_wrote_progress_leaves_to_others_what_it_left_
     run._watch_job(lambda: False, Mock(), {0: 9, 1: 9})
 
     submitted.assert_called_once_with(left_to_others)
+
+
+def test_a_topic_with_more_partitions_than_the_job_reads_gets_a_job_of_another_name(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    run = _Run(Settings(), catalog, Watch(stop, lambda _: stop.set()))
+    run._job, run._partitions = "alive", 2
+    name = run._name
+    run._ensure_job = submitted = Mock()  # type: ignore[method-assign]
+    monkeypatch.setattr(jobs, "state", lambda *_: "RUNNING")
+    monkeypatch.setattr(published, "frontier", lambda *_: {0: 9})
+    monkeypatch.setattr(kafka, "partitions", lambda *_: [0, 1, 2])
+
+    run._watch_job(lambda: False, Mock(), {0: 9})
+
+    submitted.assert_called_once_with({0: 9})
+    run._partitions = 20
+    assert not run._name.startswith(name)
 
 
 def test_a_job_is_ended_in_flink_though_no_job_server_answers(
