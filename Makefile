@@ -40,6 +40,10 @@ test: setup lint chromium ## lint, then the tests of every part, on the real eng
 test-e2e: setup ## whole jobs through both layers as a user runs them, the demo too
 	@$(BIN)/python -m pytest tests/e2e
 
+.PHONY: test-faults
+test-faults: setup ## each process killed on its way: what is published is what an undisturbed run publishes
+	@$(BIN)/python -m pytest tests/faults
+
 .PHONY: test-cluster
 test-cluster: setup ## the speed layer on a Flink cluster of its own processes, one of which is killed (downloads Flink, once)
 	@$(BIN)/python -m infra.flink_cluster install

@@ -2,6 +2,7 @@
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
+from polars.testing import assert_frame_equal
 
 from infra.clickhouse import query_frame, quote
 from metrics.catalog import Catalog
@@ -20,3 +21,14 @@ def contents(client: Client, catalog: Catalog) -> dict[str, pl.DataFrame]:
         )
     named = {pl.String, pl.Int32, pl.Int64, pl.Datetime("ms", "UTC")}  # maps and lists have no order
     return {name: rows.sort([c for c, kind in rows.schema.items() if kind in named]) for name, rows in found.items()}
+
+
+def assert_same(found: dict[str, pl.DataFrame], wanted: dict[str, pl.DataFrame]) -> None:
+    """What is found is what is wanted, row by row."""
+    assert found.keys() == wanted.keys()
+    for name, rows in wanted.items():
+        try:
+            assert_frame_equal(found[name], rows)
+        except AssertionError as error:
+            error.add_note(f"in `{name}`")
+            raise

@@ -6,8 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
-from published_states import contents
+from published_states import assert_same, contents
 from speed_world import (
     FROM_CHECKPOINT,
     FROM_THE_START,
@@ -75,8 +74,7 @@ def test_ledger_exceptions_and_states_are_those_of_an_undisturbed_run(
     assert settle(clickhouse, wild, log, found)
     assert found.exceptions == expected.exceptions
     wanted, got = contents(expected.client, quiet), contents(found.client, wild)
-    for name, rows in wanted.items():
-        assert_frame_equal(got[name], rows, obj=name)
+    assert_same(got, wanted)
     _says_something(wanted, events)
 
 
