@@ -83,10 +83,12 @@ def read_shapes(client: Client, database: str) -> dict[str, Shape]:
     types: dict[str, dict[str, str]] = {}
     for table, name, kind in columns:
         types.setdefault(table, {})[name] = plain_type(kind)
-    return {
-        table: Shape(types.get(table, {}), tuple(name.strip().strip("`") for name in key.split(",")))
-        for table, key in keys
-    }
+    return {table: Shape(types.get(table, {}), _names(key)) for table, key in keys}
+
+
+def _names(key: str) -> tuple[str, ...]:
+    """The columns of a sorting key; the server leaves the parentheses around a single one."""
+    return tuple(name.strip().strip("`") for name in key.removeprefix("(").removesuffix(")").split(","))
 
 
 def _set_aside(client: Client, database: str, table: Table, shape: Shape) -> None:
