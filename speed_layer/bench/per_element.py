@@ -57,6 +57,11 @@ class ReadEvents(beam.DoFn):
         self._catalog = catalog
         self._end = end
         self._behind_ms = milliseconds(catalog.out_of_orderness)
+        self._at_begin: dict[int, Timestamp] = {}
+
+    def start_bundle(self) -> None:
+        """All that former bundles put out is on its way."""
+        self._at_begin = {}
 
     def process(
         self,
@@ -77,9 +82,12 @@ class ReadEvents(beam.DoFn):
         partition: Any = beam.DoFn.StateParam(PARTITION),  # noqa: ANN401, B008
         turn: Any = beam.DoFn.TimerParam(TURN),  # noqa: ANN401, B008
     ) -> Iterable[TimestampedValue]:
-        """One turn; the last one lets go of the watermark, which closes every window."""
+        """One turn. The one after the end lets go of the watermark, which closes every window."""
         position, number, reached = offset.read() or 0, partition.read(), watermark.read()
+        if position >= self._end:
+            return
         moment = MIN_TIMESTAMP if reached is None else Timestamp(micros=reached * 1000)
+        held = self._at_begin.setdefault(number, moment)
         consumer, stands_at = _CONSUMERS.pop((self._job, number), (None, -1))
         consumer = consumer or kafka.consumer(self._settings, self._job)
         if stands_at != position:
@@ -96,8 +104,7 @@ class ReadEvents(beam.DoFn):
         offset.write(position)
         if reached is not None:
             watermark.write(reached)
-        if position < self._end:
-            _again(turn, moment)
+        _again(turn, held)
 
 
 def _again(turn: Any, held: Timestamp) -> None:  # noqa: ANN401
