@@ -1,8 +1,14 @@
 """A source of events for tests of the speed layer: its catalog, its log, and what is published of it."""
 
 import json
-from collections.abc import Iterable
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +23,7 @@ from metrics.catalog_build import parse_catalog
 START_MS = 1_780_000_000_000 // 3_600_000 * 3_600_000
 COUNTRIES = ("de", "fr", "it")
 PARTITIONS = 2
+WAIT_S = 240.0
 
 
 def text(name: str) -> str:
@@ -135,3 +142,26 @@ def expected_visits(count: int) -> list[tuple[Any, ...]]:
 def expected(count: int) -> dict[str, int]:
     """What is to be published of so many good events."""
     return {name: len(range(index, count, len(COUNTRIES))) for index, name in enumerate(COUNTRIES)}
+
+
+def awaited(reached: Callable[[], bool], what: str = "was not reached in time") -> None:
+    """Waits until it is so."""
+    deadline = time.monotonic() + WAIT_S
+    while not reached():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@contextmanager
+def running(settings: Settings, text_of_catalog: str, directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """A speed layer in a process of its own, stopped as a supervisor stops it."""
+    path = directory / "catalog.yaml"
+    path.write_text(text_of_catalog)
+    command = [sys.executable, "-m", "speed_layer", "--catalog", str(path)]
+    process = subprocess.Popen(command, env={**os.environ, **settings.environ()})
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            assert process.wait(60) == 0

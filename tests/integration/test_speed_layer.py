@@ -2,11 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +13,7 @@ import psutil
 import pytest
 import speed_log
 import yaml
-from speed_log import START_MS, Log, event, expected, expected_visits, published, rows, visits
+from speed_log import START_MS, Log, awaited, event, expected, expected_visits, published, rows, running, visits
 
 from infra import kafka
 from infra.clickhouse import connect
@@ -28,7 +26,6 @@ from speed_layer import flink, jobs
 from speed_layer.main import run
 from speed_layer.published import frontier
 
-WAIT_S = 240.0
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -141,16 +138,17 @@ def test_killed_workers_change_no_count_though_they_remember_nothing(
     stack: Settings, source: Catalog, log: Log, tmp_path: Path
 ) -> None:
     log.good(2000)
-    with _speed(stack.model_copy(update={"worker_memory_bytes": 0}), source, tmp_path):
-        _await(lambda: _offsets(stack, source) >= 500)
+    forgetful = stack.model_copy(update={"worker_memory_bytes": 0})
+    with running(forgetful, speed_log.text(source.source), tmp_path):
+        awaited(lambda: _offsets(stack, source) >= 500)
         with _writing(log, 30_000):
-            _await(lambda: _offsets(stack, source) >= 4000)
+            awaited(lambda: _offsets(stack, source) >= 4000)
             workers = _workers(stack)
             assert workers
             for worker in workers:
                 os.kill(worker.pid, signal.SIGKILL)
             assert _offsets(stack, source) < 32_000
-        _await(lambda: _offsets(stack, source) == log.written)
+        awaited(lambda: _offsets(stack, source) == log.written)
     assert published(stack, source) == expected(log.written)
     assert visits(stack, source) == expected_visits(log.written)
     assert rows(stack, source, "SELECT sum(records), sum(counted) FROM ledger FINAL") == [(log.written, log.written)]
@@ -160,8 +158,8 @@ def test_a_killed_process_is_followed_by_one_that_takes_over(
     stack: Settings, source: Catalog, log: Log, tmp_path: Path
 ) -> None:
     log.good(1000)
-    with _speed(stack, source, tmp_path) as process:
-        _await(lambda: _offsets(stack, source) >= 1000)
+    with running(stack, speed_log.text(source.source), tmp_path) as process:
+        awaited(lambda: _offsets(stack, source) >= 1000)
         process.kill()
         process.wait()
     log.good(2000)
@@ -176,13 +174,13 @@ def test_a_killed_process_is_followed_by_one_that_takes_over(
 
 def test_a_job_that_is_gone_is_submitted_again(stack: Settings, source: Catalog, log: Log, tmp_path: Path) -> None:
     log.good(1000)
-    with _speed(stack, source, tmp_path):
-        _await(lambda: _offsets(stack, source) >= 1000)
+    with running(stack, speed_log.text(source.source), tmp_path):
+        awaited(lambda: _offsets(stack, source) >= 1000)
         for job in jobs.jobs(stack):
             if job.name.startswith(f"lockstep-{source.source}-"):
                 jobs.cancel(stack, job.id)
         log.good(1000)
-        _await(lambda: _offsets(stack, source) == 2000)
+        awaited(lambda: _offsets(stack, source) == 2000)
     assert published(stack, source) == expected(2000)
 
 
@@ -190,8 +188,8 @@ def test_a_job_that_ended_while_nobody_listened_is_submitted_again(
     stack: Settings, source: Catalog, log: Log, tmp_path: Path
 ) -> None:
     log.good(1000)
-    with _speed(stack, source, tmp_path) as process:
-        _await(lambda: _offsets(stack, source) >= 1000)
+    with running(stack, speed_log.text(source.source), tmp_path) as process:
+        awaited(lambda: _offsets(stack, source) >= 1000)
         process.kill()
         process.wait()
     assert flink.cancel(stack, f"lockstep-{source.source}-")
@@ -204,13 +202,13 @@ def test_a_job_that_ended_while_nobody_listened_is_submitted_again(
 
 def test_any_service_may_be_away_for_a_while(stack: Settings, source: Catalog, log: Log, tmp_path: Path) -> None:
     log.good(1000)
-    with _speed(stack, source, tmp_path):
+    with running(stack, speed_log.text(source.source), tmp_path):
         for service in ("clickhouse", "kafka", "flink-jobserver"):
-            _await(lambda: _offsets(stack, source) == log.written)
+            awaited(lambda: _offsets(stack, source) == log.written)
             for process in _service(stack, service):
                 process.kill()
             log.good(1000)
-        _await(lambda: _offsets(stack, source) == 4000)
+        awaited(lambda: _offsets(stack, source) == 4000)
     assert published(stack, source) == expected(4000)
 
 
@@ -219,28 +217,6 @@ def _offsets(settings: Settings, source: Catalog) -> int:
         return sum(frontier(connect(settings, settings.database(source.source)), source).values())
     except Exception:  # noqa: BLE001 - not there yet, or away
         return 0
-
-
-def _await(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not reached():
-        assert time.monotonic() < deadline, "was not reached in time"
-        time.sleep(0.1)
-
-
-@contextmanager
-def _speed(settings: Settings, source: Catalog, directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A speed layer in a process of its own, stopped as a supervisor stops it."""
-    path = directory / "catalog.yaml"
-    path.write_text(speed_log.text(source.source))
-    command = [sys.executable, "-m", "speed_layer", "--catalog", str(path)]
-    process = subprocess.Popen(command, env={**os.environ, **settings.environ()})
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            assert process.wait(60) == 0
 
 
 @contextmanager
