@@ -264,8 +264,10 @@ def greatest_watermark(settings: Settings, catalog: Catalog) -> int | None:
         KafkaException: No broker answered.
         TopicError: There is no such topic.
     """
-    stamps = greatest_stamps(settings, catalog).values()
-    return latest(stamps, _now_ms()) - milliseconds(catalog.out_of_orderness) if stamps else None
+    now = _now_ms()
+    # where a partition's greatest timestamp cannot be true, the one it hides may be as late as now
+    stamps = [latest([stamp], now) for stamp in greatest_stamps(settings, catalog).values()]
+    return max(stamps) - milliseconds(catalog.out_of_orderness) if stamps else None
 
 
 def followed_watermark(settings: Settings, catalog: Catalog) -> int | None:
