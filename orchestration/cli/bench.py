@@ -33,10 +33,11 @@ BENCHES = {
     "speed": "events a second that the speed layer drains from a backlog into ClickHouse, beside other systems",
     "freshness": "time from an event to the first query that shows it, and to an alert, at 20,000 events a second",
     "growth": "throughput, memory and state by the number of dimension values and of partitions",
+    "backpressure": "memory while ClickHouse is away at full rate, and how fast what was held up is published then",
     "sketches": "error and size of the sketches beside Apache DataSketches",
 }
 DRAWN: dict[str, Callable[[dict[str, Any]], str]] = {"freshness": bench_plots.freshness, "growth": bench_plots.growth}
-LINES = {"freshness": text.freshness, "growth": text.growth}
+LINES = {"freshness": text.freshness, "growth": text.growth, "backpressure": text.backpressure}
 RESULTS = "bench-results"
 """Directory under `data_dir` where results stay."""
 
@@ -59,6 +60,10 @@ def bench(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the bench that was interrupted.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="At the end, take a flame graph of the workers.")] = False,
+    outage: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds without ClickHouse; of `bench backpressure` alone.", show_default="300"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure on engines of its own, on free ports, which are stopped again. A missed target is exit code 1."""
@@ -68,6 +73,9 @@ def bench(
     if events is not None and name != "speed":
         msg = f"only `bench speed` has a number of events; got --events {events} for `{name}`. leave it out"
         raise UserError(msg)
+    if outage is not None and name != "backpressure":
+        msg = f"only `bench backpressure` has an outage; got --outage {outage:g} for `{name}`. leave it out"
+        raise UserError(msg)
     if unknown := sorted({*(only or ())} - TITLES.keys()):
         msg = f"there is no system `{unknown[0]}` to run. there are: {', '.join(TITLES)}"
         raise UserError(msg)
@@ -76,8 +84,8 @@ def bench(
         return
     if status(settings()):
         err.print("[yellow]the local stack is up and shares the cores[/]; `lockstep down` first, for the machine alone")
-    if name in DRAWN:
-        _show_drawn(name, _measured(name, [], {}), as_json=as_json)
+    if name in LINES:
+        _show_lines(name, _measured(name, [] if outage is None else ["--outage", str(outage)], {}), as_json=as_json)
         return
     arguments = ["--events", str(events or EVENTS), "--runs", str(runs)]
     arguments += [word for system in only or () for word in ("--only", system)]
@@ -129,16 +137,18 @@ def _sketches(*, as_json: bool) -> None:
         raise Failed
 
 
-def _show_drawn(name: str, result: dict[str, Any], *, as_json: bool) -> None:
+def _show_lines(name: str, result: dict[str, Any], *, as_json: bool) -> None:
     path = settings().data_dir.absolute() / RESULTS / f"{name}.svg"
-    path.write_text(DRAWN[name](result))
+    if name in DRAWN:
+        path.write_text(DRAWN[name](result))
     if as_json:
         print_json(result)
     else:
         for line in LINES[name](result):
             out.print(line, highlight=False)
         out.print(table.machine_line(result), highlight=False)
-        out.print(f"drawn in {path}", highlight=False)
+        if name in DRAWN:
+            out.print(f"drawn in {path}", highlight=False)
     if not result["ok"]:
         raise Failed
 

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-BENCHES = {name: f"speed_layer.bench.{name}" for name in ("speed", "freshness", "growth")}
+BENCHES = {name: f"speed_layer.bench.{name}" for name in ("speed", "freshness", "growth", "backpressure")}
 """By name the module with its `main(arguments)`, which returns the exit code."""
 
 

@@ -1,4 +1,4 @@
-"""The results of `bench freshness` and `bench growth` as people read them."""
+"""The results of `bench freshness`, `bench growth` and `bench backpressure` as people read them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,3 +32,16 @@ def growth(result: Mapping[str, Any]) -> Iterator[str]:
             f"{f['state_bytes'] / _MIB:,.1f} MiB of {f['state_bound_bytes'] / _MIB:,.1f}"
             f"{'' if f['exact'] else '; NOT EXACT'}{'' if f['ok'] else '; MISSED'}"
         )
+
+
+def backpressure(result: Mapping[str, Any]) -> Iterator[str]:
+    """What was held up, how fast it was published then, and what memory did meanwhile."""
+    f = result["runs"][0]["figures"]
+    early, late = (f["memory"][half] / _MIB for half in ("early_in_the_outage", "late_in_the_outage"))
+    yield f"ClickHouse away for {f['outage_s']:g} s at {f['sent_per_s']:,} events/s: {f['backlog']:,} events held up"
+    yield (
+        f"published at {f['drained_per_s']:,} events/s, {result['ratios']['drained_to_live_rate']:g} times that rate; "
+        f"lag under {f['short_lag_s']:g} s again after {f['recovered_s']:g} s"
+    )
+    yield f"most memory of workers and Flink: {early:,.0f} MiB early in the outage, {late:,.0f} MiB late in it"
+    yield f"counted {f['counted']:,} of {f['events']:,}"
