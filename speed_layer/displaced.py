@@ -99,7 +99,9 @@ def _displaced(metric: Metric, table: str) -> str:
     """
     key = ", ".join(_key(metric))
     of_version = "metric_version = {version:String}"
-    recent = f"SELECT min(window_start) FROM {table} WHERE {of_version} AND written_at >= toDateTime({{since:UInt32}})"
+    written = f"{of_version} AND written_at >= toDateTime({{since:UInt32}})"
+    # no row at all is near nothing
+    recent = f"SELECT minOrNull(window_start) FROM {table} WHERE {written}"
     near = f"window_start >= subtractMilliseconds(({recent}), {{most:Int64}})"
     live = (
         f"SELECT window_start, window_end, length_ms, {key}, chain_events,"

@@ -25,6 +25,9 @@ from speed_layer.lookups import PartitionLookups
 LARGEST_CHUNK = 100_000
 LARGEST_CHUNK_BYTES = 64 << 20
 TURN_S = 0.15
+_HEAD_TURN_S = 0.05
+"""How long a turn waits for more at the head; the partitions of a subtask take turns, and wait for each other."""
+
 _STEP = 20_000
 _FIRST_FETCH_S = 0.5
 _FOLLOW_EVERY_S = 0.5
@@ -79,6 +82,7 @@ class PartitionLog:
         self._position: int | None = None
         self._head: int | None = None
         self._behind = True
+        self._patience_s = _HEAD_TURN_S
         self._consumer: Consumer = kafka.consumer(
             settings,
             f"lockstep-speed-{catalog.source}",
@@ -104,6 +108,8 @@ class PartitionLog:
         """Reads on: a large chunk while behind, else what comes within one turn."""
         records = self._fetch(None, first=self._behind)
         self._behind = len(records.offsets) >= _STEP
+        # one that has nothing is asked less often
+        self._patience_s = _HEAD_TURN_S if records.offsets else min(TURN_S, 2 * self._patience_s)
         self._observe(records)
         if records.at_head and records.offsets:
             self._keep_up()
@@ -146,7 +152,7 @@ class PartitionLog:
         assert self._position is not None
         records = Records(self._position, self._position)
         size = 0
-        deadline = time.monotonic() + (_FIRST_FETCH_S if first else TURN_S)
+        deadline = time.monotonic() + (_FIRST_FETCH_S if first else self._patience_s)
         while len(records.offsets) < LARGEST_CHUNK and size < LARGEST_CHUNK_BYTES:
             left = deadline - time.monotonic()
             if left <= 0:

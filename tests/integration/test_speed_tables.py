@@ -179,3 +179,14 @@ def test_sessions_of_an_attempt_that_failed_do_not_outlive_another_in_other_chun
     assert before.height == expected.height + taken
     assert taken > 0
     assert take_back(client, metric) == 0
+
+
+def test_sessions_are_looked_for_only_near_what_was_written_since(clickhouse: Settings, unique: str) -> None:
+    source = catalog(unique, {"events": "count"}, "session 20m max 1h")
+    [metric], (first, between, last) = source.metrics, events()[0:31:15]
+    client = written(clickhouse, source, [[between, last], [first]])
+    client.command("DELETE FROM speed_events WHERE is_deleted")
+    now = int(client.query("SELECT toUnixTimestamp(now())").result_rows[0][0])
+
+    assert take_back(client, metric, now + 3_600) == 0
+    assert take_back(client, metric, now - 3_600) == 1
