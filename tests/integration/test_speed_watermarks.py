@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from confluent_kafka.admin import NewPartitions
 from speed_log import awaited, rows, running
 
 from infra import kafka
@@ -21,8 +22,9 @@ from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
 from serving import schema
+from serving.status import Status, read_status
 
-PUNCTUAL, SLOW, IDLE = range(3)
+PUNCTUAL, SLOW, IDLE, ADDED = range(4)
 SLICE_MS = 2000
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -52,7 +54,8 @@ class Clients:
     """Writes events of named clients, whose clocks may be wrong."""
 
     def __init__(self, settings: Settings, source: Catalog) -> None:
-        kafka.ensure_topics(settings, {source.topic: 3})
+        # unless it is told to, a broker takes no record stamped more than an hour ahead
+        kafka.ensure_topics(settings, {source.topic: 3}, {"message.timestamp.after.max.ms": str(10**15)})
         self.topic = source.topic
         self.sent: dict[str, int] = {}
         self._settings = settings
@@ -118,6 +121,31 @@ def test_no_partition_and_no_client_stalls_or_drags_the_rest(stack: Settings, so
         clients.send("old", PUNCTUAL, happened_ms=-DAY_MS)
         on_time("after a client a day behind in the same partition")
         assert rows(stack, source, "SELECT disposition FROM exceptions FINAL") == [("late",)]
+
+        for partition in (PUNCTUAL, SLOW):
+            clients.send("ahead", partition, sent_ms=365 * DAY_MS, happened_ms=365 * DAY_MS)
+        on_time("after records stamped a year ahead")
+        [(ahead_ms,)] = rows(stack, source, "SELECT max(toUnixTimestamp64Milli(watermark)) FROM watermarks FINAL")
+        assert ahead_ms <= _now()
+
+        admin = kafka.admin(stack)
+        [added] = admin.create_partitions([NewPartitions(source.topic, 4)]).values()
+        added.result(30)
+        with clients.sending("new", ADDED):
+            awaited(lambda: published("new") > 0, "the added partition is not read")
+            on_time("while an added partition is read")
+            awaited(lambda: len(_status(stack, source).lags) == 4)
+
+        awaited(lambda: all(published(name) == clients.sent[name] for name in ("slow", "yesterday", "ahead", "new")))
+        awaited(lambda: _status(stack, source).lags[ADDED].lag_offsets == 0)
+        lags = _status(stack, source).lags
+        assert max(lag.lag_offsets for lag in lags) < 200
+        assert all(lag.skew_ms is not None and lag.skew_ms <= 15_000 for lag in lags)
+        assert _status(stack, source).alarms == ()
+
+
+def _status(settings: Settings, source: Catalog) -> Status:
+    return read_status(connect(settings), settings.database(source.source))
 
 
 def _now() -> int:
