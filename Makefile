@@ -61,11 +61,9 @@ type: $(READY) ## types of the packages that decide things
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## speed, freshness and growth of the speed layer, error and size of the sketches; PROFILE=1 adds a flame graph of the workers
-	@$(LOCKSTEP) bench speed $(if $(PROFILE),--profile)
-	@$(LOCKSTEP) bench freshness
-	@$(LOCKSTEP) bench growth
-	@$(LOCKSTEP) bench sketches
+bench: setup ## speed, freshness, growth and backpressure of the speed layer, sketches; PROFILE=1 adds a flame graph of the workers
+	@missed=0; for name in "speed $(if $(PROFILE),--profile)" freshness growth backpressure sketches; do \
+	  $(LOCKSTEP) bench $$name || missed=1; done; exit $$missed
 
 .PHONY: docs
 docs: $(READY) ## renew the catalog reference and its JSON Schema from the typed model

@@ -248,9 +248,14 @@ class RaiseAlerts(beam.DoFn):
         """Raises what is due, then puts out the receipts of what was judged."""
         bundle, memory = self._bundle, memory_of(self._job, self._settings.worker_memory_bytes)
         assert self._sink is not None
+        candidates: dict[str, list[pl.DataFrame]] = defaultdict(list)
         for key, span in bundle.spans.items():
             alert = self._alert(key)
-            self._sink.raise_all(alert, judged(alert, bundle.rows(key), span))
+            if not (found := judged(alert, bundle.rows(key), span)).is_empty():
+                candidates[alert.name].append(found)
+        # an alert's keys together: each time asks ClickHouse and writes to it
+        for name, frames in candidates.items():
+            self._sink.raise_all(self._alerts[name], pl.concat(frames))
         for key, now in bundle.held.items():
             memory.put(key, now.token, bundle.kept(key))
         by_partition: dict[int, list[tuple[Receipt, int]]] = defaultdict(list)
