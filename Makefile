@@ -34,15 +34,15 @@ down: ## stop the local stack; its data stays
 
 .PHONY: test
 test: setup lint chromium ## lint, then the tests of every part, on the real engines
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not faults"
 
 .PHONY: test-e2e
 test-e2e: setup ## whole jobs through both layers as a user runs them, the demo too
 	@$(BIN)/python -m pytest tests/e2e
 
 .PHONY: test-faults
-test-faults: setup ## each process killed on its way: what is published is what an undisturbed run publishes
-	@$(BIN)/python -m pytest tests/faults
+test-faults: setup ## the speed layer killed, cut off and misled on its way: what it publishes is what an undisturbed one publishes
+	@$(BIN)/python -m pytest -m faults tests/integration tests/faults
 
 .PHONY: test-cluster
 test-cluster: setup ## the speed layer on a Flink cluster of its own processes, one of which is killed (downloads Flink, once)

@@ -34,6 +34,8 @@ from metrics.disposition import DISPOSITIONS, PartitionReader
 from metrics.fold import groups, merge_states, metric_rows, partial_states
 from serving.versions import switch
 
+pytestmark = pytest.mark.faults
+
 LATER_MS = 600_000
 SOON_MS = 1_000
 CHANGED = TREE["metrics"] | {"revenue": TREE["metrics"]["revenue"] | {"where": "kind = 'buy' OR kind = 'cart'"}}

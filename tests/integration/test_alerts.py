@@ -28,6 +28,8 @@ from reconciliation.reconcile import reader, reconcile
 from speed_layer.main import run
 from speed_layer.side_outputs import LARGEST_BYTES
 
+pytestmark = pytest.mark.faults
+
 WAIT_S = 240.0
 
 

@@ -28,6 +28,8 @@ from metrics.fold import groups, state_schema
 from speed_layer.panes import EARLY, ON_TIME, PaneBatch
 from speed_layer.publish import WritePanes
 
+pytestmark = pytest.mark.faults
+
 TREE: dict[str, Any] = {
     "topic": "any.chunks",
     "event_id": "id",

@@ -26,6 +26,8 @@ from speed_layer import flink, jobs
 from speed_layer.main import run
 from speed_layer.published import frontier
 
+pytestmark = pytest.mark.faults
+
 DATA = Path(__file__).parents[1] / "data"
 
 

@@ -15,6 +15,8 @@ from metrics.catalog import Catalog
 from serving.status import Status, read_status
 from speed_layer.published import frontier
 
+pytestmark = pytest.mark.faults
+
 RECORDS, PER_TRANSACTION = 24_000, 400
 
 

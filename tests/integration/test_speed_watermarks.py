@@ -24,6 +24,8 @@ from metrics.catalog_build import parse_catalog
 from serving import schema
 from serving.status import Status, read_status
 
+pytestmark = pytest.mark.faults
+
 PUNCTUAL, SLOW, IDLE, ADDED = range(4)
 SLICE_MS = 2000
 HOUR_MS = 3_600_000
