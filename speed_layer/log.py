@@ -26,7 +26,7 @@ LARGEST_CHUNK = 100_000
 LARGEST_CHUNK_BYTES = 64 << 20
 TURN_S = 0.15
 _HEAD_TURN_S = 0.05
-"""How long a turn waits for more at the head; the partitions of a subtask take turns, and wait for each other."""
+"""How long a turn waits at the head at least; the partitions of a subtask take turns, and wait for each other."""
 
 _STEP = 20_000
 _FIRST_FETCH_S = 0.5
@@ -64,7 +64,10 @@ class Records:
 
 
 class PartitionLog:
-    """One topic partition of a catalog's log, read forward from a place, with the reader that judges its records."""
+    """One topic partition of a catalog's log, read forward from a place, with the reader that judges its records.
+
+    `work_s` is how long the last chunk took to become elements.
+    """
 
     def __init__(self, settings: Settings, catalog: Catalog, topic_partition: int) -> None:
         self.topic_partition = topic_partition
@@ -75,6 +78,7 @@ class PartitionLog:
         self.beaten: int | None = None
         self.beat_again = 0.0
         self.watermark: int | None = None
+        self.work_s = 0.0
         self.used = time.monotonic()
         self.lock = Lock()
         self._settings = settings
@@ -82,7 +86,7 @@ class PartitionLog:
         self._position: int | None = None
         self._head: int | None = None
         self._behind = True
-        self._patience_s = _HEAD_TURN_S
+        self._patience_s = TURN_S
         self._consumer: Consumer = kafka.consumer(
             settings,
             f"lockstep-speed-{catalog.source}",
@@ -108,8 +112,9 @@ class PartitionLog:
         """Reads on: a large chunk while behind, else what comes within one turn."""
         records = self._fetch(None, first=self._behind)
         self._behind = len(records.offsets) >= _STEP
-        # one that has nothing is asked less often
-        self._patience_s = _HEAD_TURN_S if records.offsets else min(TURN_S, 2 * self._patience_s)
+        # one that has nothing, or is much work however little comes, is asked less often
+        longer = 2 * (self.work_s if records.offsets else self._patience_s)
+        self._patience_s = min(TURN_S, max(_HEAD_TURN_S, longer))
         self._observe(records)
         if records.at_head and records.offsets:
             self._keep_up()

@@ -149,13 +149,16 @@ class ReadPartitions(beam.DoFn):
             yield partials.beat(receipt)
 
     def _chunk(self, log: PartitionLog, records: Records, receipt: Receipt, reached: int | None) -> list[Element]:
+        begun = time.monotonic()
         if log.lookups:
             log.lookups.begin(records.start, records.end)
         chunk = log.reader.read(receipt.topic_partition, records.offsets, records.times, records.values)
         assert self._side_outputs is not None
         self._side_outputs.publish(chunk, records)
         watched = alert_payloads(self._catalog, chunk.counted, self._buckets)
-        return partials.elements(chunk, self._groups, self._buckets, receipt, reached, watched)
+        elements = partials.elements(chunk, self._groups, self._buckets, receipt, reached, watched)
+        log.work_s = time.monotonic() - begun
+        return elements
 
 
 @contextmanager
