@@ -28,6 +28,7 @@ from metrics.catalog import Catalog
 from metrics.fold import Group, groups, merge_states
 from metrics.window import milliseconds
 from speed_layer.cardinality import Limits, alarms
+from speed_layer.chains import chains_of
 from speed_layer.memory import Memory, memory_of
 from speed_layer.panes import PaneBatch, panes
 from speed_layer.partials import Element, Partial, Receipt, decode, from_ipc, to_ipc
@@ -35,7 +36,6 @@ from speed_layer.sessions import (
     BLOCK_MS,
     beyond,
     merge_instants,
-    of_same_keys,
     published_sessions,
     together,
     unsettled,
@@ -224,7 +224,8 @@ class MergeStates(beam.DoFn):
         for name, keys in by_group.items():
             bundle.merge(self._groups[name], keys, memory, batch, self._limits)
         for key in bundle.cleared:
-            memory.drop(key)
+            for name in (key, *(f"{key}|{metric.name}" for metric in self._groups[key.partition("|")[0]].metrics)):
+                memory.drop(name)
         self._bundle = _Bundle()
         if batch.receipts or batch.panes:
             yield WindowedValue(batch, GlobalWindow().max_timestamp(), [GlobalWindow()])
@@ -244,6 +245,7 @@ class MergeStates(beam.DoFn):
             frames = [from_ipc(batch) for batch in batches.read()]
             frame = together(frames) if group.session else merge_states(group, pl.concat(frames))
         bundle.bases[key] = frame
+        bundle.formers[key] = now.token
         bundle.metas[key] = now
         now.token = secrets.token_bytes(8)
         return now
@@ -304,6 +306,7 @@ class MergeStates(beam.DoFn):
             del now.held[block]
         base, added = bundle.bases.get(key), bundle.added.get(key, [])
         if base is not None and _WORTH_DROPPING * beyond(base, now.held) >= max(base.height, 1):
+            bundle.formers.pop(key, None)  # the chains are others now
             kept = bundle.bases[key] = unsettled(group, merge_instants(group, [base]), added, now.held)
             batches.clear()
             now.batches = 0
@@ -330,6 +333,7 @@ class _Bundle:
         self.ledger: dict[tuple[int, int], list[int]] = {}
         self.metas: dict[str, Meta] = {}
         self.bases: dict[str, pl.DataFrame] = {}
+        self.formers: dict[str, bytes] = {}
         self.added: dict[str, list[pl.DataFrame]] = defaultdict(list)
         self.due: dict[str, set[int]] = defaultdict(set)
         self.cleared: set[str] = set()
@@ -345,14 +349,24 @@ class _Bundle:
             self._merge_slices(group, keys, memory, batch, limits)
 
     def _merge_sessions(self, group: Group, keys: list[str], memory: Memory, batch: PaneBatch) -> None:
-        near, fresh = [], []
+        published: dict[str, list[pl.DataFrame]] = defaultdict(list)
         for key in keys:
-            bases, added = [self.bases[key]] if key in self.bases else [], self.added.get(key, [])
-            near += [of_same_keys(base, added) for base in bases if added]
-            fresh += added
-            memory.put(key, self.metas[key].token, together([*bases, *added]))
-        if fresh:
-            batch.sessions |= published_sessions(group, near, fresh)
+            base, added, token = self.bases.get(key), self.added.get(key, []), self.metas[key].token
+            for metric in group.metrics:
+                name = f"{key}|{metric.name}"
+                chains = memory.get(name, self.formers[key]) if key in self.formers else None
+                if added:
+                    if chains is None and base is not None:
+                        chains = chains_of(group, metric, base)
+                    rows, chains = published_sessions(group, metric, chains, base, added)
+                    if not rows.is_empty():
+                        published[metric.name].append(rows)
+                if chains is None:
+                    memory.drop(name)
+                else:
+                    memory.put(name, token, chains)
+            memory.put(key, token, together([*([] if base is None else [base]), *added]))
+        batch.sessions |= {name: pl.concat(rows) for name, rows in published.items()}
 
     def _merge_slices(self, group: Group, keys: list[str], memory: Memory, batch: PaneBatch, limits: Limits) -> None:
         number = {key: index for index, key in enumerate(keys)}

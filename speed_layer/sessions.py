@@ -1,8 +1,9 @@
 """Sessions in the speed layer: what new events change of them, and when their instants may be forgotten.
 
 A session can only be told from all events of its key that are near it, so the merge keeps the states of every instant
-(millisecond) at which a key has events, and works sessions out anew for keys that have new ones. A chain, events of a
-key less than a gap apart, only ever grows; the number of its events is the version of its sessions' rows.
+(millisecond) at which a key has events, and works sessions out anew for chains that have new ones, where
+`speed_layer.chains` does not tell them. A chain, events of a key less than a gap apart, only ever grows; the number of
+its events is the version of its sessions' rows.
 
 Instants are kept by the block of event time: a block is held until the watermark is beyond all that its events could
 still have to do with. What is forgotten are whole sessions at the front of a chain, so that the next one still begins
@@ -14,8 +15,9 @@ from collections.abc import Collection, Sequence
 import polars as pl
 
 from metrics.catalog import Metric
-from metrics.fold import SESSION_KEY, Group, merge_states, session_rows
+from metrics.fold import Group, merge_states, session_rows
 from metrics.session import assign_sessions
+from speed_layer.chains import LAST, grow
 
 BLOCK_MS = 6 * 3_600_000
 """Event time whose instants are held by one timer."""
@@ -51,20 +53,45 @@ def together(instants: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(instants, how="diagonal")
 
 
-def of_same_keys(states: pl.DataFrame, others: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The instants of session keys that others are of too."""
-    keys = pl.concat([other[SESSION_KEY] for other in others]).unique()
-    return states.filter(pl.col(SESSION_KEY).is_in(keys.implode()))
-
-
 def published_sessions(
-    group: Group, near: Sequence[pl.DataFrame], fresh: Sequence[pl.DataFrame]
-) -> dict[str, pl.DataFrame]:
-    """By metric, what `changed_sessions` says of new instants and all others of their keys, in any number of parts."""
-    before = merge_instants(group, near or [fresh[0].clear()])
-    after = merge_instants(group, [before, *fresh])
-    rows = {metric.name: changed_sessions(group, metric, before, after) for metric in group.metrics}
-    return {name: changed for name, changed in rows.items() if not changed.is_empty()}
+    group: Group, metric: Metric, chains: pl.DataFrame | None, base: pl.DataFrame | None, fresh: Sequence[pl.DataFrame]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `changed_sessions` says of a metric for new instants, and the chains with them.
+
+    Args:
+        group: A group of sessions.
+        metric: One of its metrics.
+        chains: The chains of `base`, as `chains_of` gives them; None for none.
+        base: The instants that are known, merged or not; None for none.
+        fresh: The new ones.
+    """
+    assert group.session is not None
+    new = together(fresh)
+    grown = grow(group, metric, chains, new)
+    last = pl.col(LAST)
+    short = [
+        rows.select(
+            "window_start",
+            (last + group.session.gap_ms).alias("window_end"),
+            (last - pl.col("window_start")).alias("length_ms"),
+            "chain_events",
+            *group.dimensions,
+            *events_and_state,
+            pl.lit(deleted, pl.UInt8).alias("is_deleted"),
+        )
+        for rows, deleted, events_and_state in (
+            (grown.changed, 0, [pl.col("events"), *(pl.col(c.name) for c in metric.agg.state)]),
+            (grown.gone, 1, [pl.lit(0, pl.UInt64).alias("events"), *_empty(metric)]),
+        )
+    ]
+    if not grown.cut.is_empty():
+        known = new.clear() if base is None else base
+        before, after = (
+            merge_instants(group, [rows.join(grown.cut, on=group.dimensions, how="semi") for rows in parts])
+            for parts in ([known], [known, new])
+        )
+        short.append(changed_sessions(group, metric, before, after).select(short[0].columns))
+    return pl.concat(short), grown.chains
 
 
 def changed_sessions(group: Group, metric: Metric, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:

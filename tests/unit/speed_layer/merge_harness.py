@@ -147,7 +147,7 @@ class Job:
 
     @property
     def memory_rows(self) -> int:
-        """Rows that the worker's memory holds."""
+        """States that the worker's memory holds."""
         return sum(frame.height for frame in self._memory)
 
     @property
@@ -157,7 +157,9 @@ class Job:
 
     @property
     def _memory(self) -> list[pl.DataFrame]:
-        return [frame for _, frame, _ in memory_of(self._merge._job)._entries.values()]
+        entries = memory_of(self._merge._job)._entries
+        # beside the states of a key there are chains of its sessions, by metric
+        return [frame for name, (_, frame, _) in entries.items() if name.count("|") == 2]
 
     def sessions(self, metric: str) -> list[Row]:
         """The rows of a metric's table that are no tombstones, in order."""

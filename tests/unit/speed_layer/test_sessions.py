@@ -1,5 +1,6 @@
 """Sessions in the speed layer: what is published of them, and what is kept for them."""
 
+import json
 import random
 from collections import defaultdict
 from typing import Any
@@ -12,7 +13,10 @@ from merge_harness import Job, Row
 
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
-from speed_layer.sessions import BLOCK_MS, arrivals
+from metrics.disposition import PartitionReader
+from metrics.fold import groups, partial_states
+from speed_layer.chains import chains_of
+from speed_layer.sessions import BLOCK_MS, arrivals, published_sessions
 
 START = 1_700_000_000_000 // 86_400_000 * 86_400_000
 MINUTE = 60_000
@@ -244,6 +248,26 @@ def test_a_bundle_is_laid_beside_what_is_known_and_copies_none_of_it() -> None:
     [known] = job._memory
     assert [part.len() for part in known["slice_start"].get_chunks()] == [100, 2]
     assert [row for row in shown(job) if row[0] == "u99"] == [("u99", 99, 129, 2)]
+
+
+def test_a_short_chain_grows_without_a_look_at_its_instants() -> None:
+    [group] = [group for group in groups(catalog()) if group.by]
+    metric = next(metric for metric in group.metrics if metric.name == "visits")
+
+    def instants(*minutes: int) -> pl.DataFrame:
+        reader = PartitionReader(catalog())
+        values = [json.dumps(event(minute, id=f"e{minute}")).encode() for minute in minutes]
+        chunk = reader.read(0, range(len(values)), [START + 60 * MINUTE] * len(values), values)
+        return partial_states(group, chunk.counted)
+
+    chains = chains_of(group, metric, instants(0, 40))
+    rows, chains = published_sessions(group, metric, chains, None, [instants(20)])
+
+    assert rows.select("window_start", "length_ms", "chain_events", "events", "is_deleted").rows() == [
+        (START, 40 * MINUTE, 3, 3, 0),
+        (START + 40 * MINUTE, 0, 3, 0, 1),
+    ]
+    assert chains.select("window_start", "chain_events").rows() == [(START, 3)]
 
 
 def test_one_instant_that_comes_again_and_again_does_not_fill_the_state() -> None:
