@@ -54,6 +54,7 @@ VALUE_TYPES: dict[str, Any] = {
 
 _WIDE = Context(prec=INTEGER_DIGITS + 40, Emax=10_000, Emin=-10_000)
 _FEW, _PARTS = 256, 8
+_TOGETHER = 16_384
 """More records than so few are taken apart around a bad one, into so many parts, before each is looked at."""
 
 _SAFE_TIME = 2**53
@@ -175,13 +176,15 @@ class Decoder:
         values: Sequence[bytes | None],
     ) -> Decoded:
         """Decodes records of one topic partition, given in offset order; times in milliseconds since the epoch."""
-        for envelopes in self._decode_together(values):
-            columns = self._columns(envelopes, topic_partition, offsets, record_times)
-            if columns is not None:
-                return Decoded(columns, pl.DataFrame(schema=DEAD_LETTERS), [*map(_EVENT_ID, envelopes)])
-        if len(values) <= _FEW:
-            return self._decode_one_by_one(topic_partition, offsets, record_times, values)
-        step = -(-len(values) // _PARTS)
+        step = _TOGETHER
+        if len(values) <= step:
+            for envelopes in self._decode_together(values):
+                columns = self._columns(envelopes, topic_partition, offsets, record_times)
+                if columns is not None:
+                    return Decoded(columns, pl.DataFrame(schema=DEAD_LETTERS), [*map(_EVENT_ID, envelopes)])
+            if len(values) <= _FEW:
+                return self._decode_one_by_one(topic_partition, offsets, record_times, values)
+            step = -(-len(values) // _PARTS)
         cuts = [slice(start, start + step) for start in range(0, len(values), step)]
         parts = [self.decode(topic_partition, offsets[cut], record_times[cut], values[cut]) for cut in cuts]
         return Decoded(

@@ -28,6 +28,9 @@ TURN_S = 0.15
 _HEAD_TURN_S = 0.05
 """How long a turn waits at the head at least; the partitions of a subtask take turns, and wait for each other."""
 
+_FETCH_WAIT_MS = 30
+"""How long the broker waits for more records before it answers."""
+
 _STEP = 20_000
 _FIRST_FETCH_S = 0.5
 _FOLLOW_EVERY_S = 0.5
@@ -90,7 +93,14 @@ class PartitionLog:
         self._consumer: Consumer = kafka.consumer(
             settings,
             f"lockstep-speed-{catalog.source}",
-            {"enable.partition.eof": True, "fetch.message.max.bytes": 4 << 20, "fetch.error.backoff.ms": 100},
+            {
+                "enable.partition.eof": True,
+                "fetch.message.max.bytes": 4 << 20,
+                "fetch.error.backoff.ms": 100,
+                # a turn takes what has come: an answer to each small batch would only cost the broker and the worker
+                "fetch.min.bytes": 64 << 10,
+                "fetch.wait.max.ms": _FETCH_WAIT_MS,
+            },
         )
 
     def seek(self, offset: int) -> None:
