@@ -99,10 +99,13 @@ def passed(window_end: str, database: str, allowed_lateness: timedelta) -> str:
 def _whole_sides(metric: Metric, grain: str, days: Days) -> str:
     """Whole windows of each layer: batch's where all their days are certified, and all of speed's."""
     columns = ", ".join([*keys(metric), "value", "lower", "upper", "events", "as_of"])
+    window = metric.window(grain)
     share = _share(metric, grain, days, "window_start", "window_end")
+    # a window of one day has batch's rows only where that day is certified
+    whole = "" if isinstance(window, SessionWindow) or window_sql.within_a_day(window) else f" WHERE {share} = 1"
     return (
         f"SELECT {columns}, {_SERVED} AS _side FROM (\n{_batch_windows(metric, grain, days, certified=True)}\n)"
-        f" WHERE {share} = 1\nUNION ALL\n"
+        f"{whole}\nUNION ALL\n"
         f"SELECT {columns}, if({share} = 1, {_COMPARED}, {_BOTH}) AS _side\n"
         f"FROM (\n{_speed_windows(metric, grain, days.database)}\n)"
     )
@@ -148,11 +151,11 @@ def _speed_rows(metric: Metric, database: str) -> str:
 
 def _batch_rows(metric: Metric, days: Days, *, certified: bool) -> str:
     """What stands after FROM to read the exact rows of the days' current runs as `t`, their days as `p`."""
-    only = " AND p.certified" if certified else ""
+    published = days.published_and_certified if certified else days.published
     return (
         f"{table(days.database, f'batch_{metric.name}')} AS t\n"
-        f"INNER JOIN (\n{days.published}\n) AS p ON t.partition = p.partition AND t.run_id = p.run_id\n"
-        f"WHERE t.metric_version = {text(metric.metric_version)} AND t.reading = 'exact'{only}"
+        f"INNER JOIN (\n{published}\n) AS p ON t.partition = p.partition AND t.run_id = p.run_id\n"
+        f"WHERE t.metric_version = {text(metric.metric_version)} AND t.reading = 'exact'"
     )
 
 
