@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +110,8 @@ def _measured(name: str, arguments: list[str], paths: dict[str, Path]) -> dict[s
     paths = {"--results": settings().data_dir.absolute() / RESULTS, **paths}
     command = [sys.executable, "-m", "speed_layer.bench", name, "--json", *arguments]
     command += [str(word) for pair in paths.items() for word in pair]
+    # stopped like this, it must not leave its engines running either
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with err.status("starting engines") as line:
             services.start(where, services.engines(where), line.update)
