@@ -34,7 +34,7 @@ START_MS = 1_780_000_000_000 // 3_600_000 * 3_600_000
 PARTITIONS = 2
 RECORDS = 200_000
 FIRST = 20_000
-HELD_FROM = RECORDS * 2 // 3
+SLOW_FROM = RECORDS * 2 // 3
 PER_SECOND = 8_000
 STEP_MS = 10
 WAIT_S = 240.0
@@ -103,7 +103,7 @@ class Rig:
         directory: For the catalog's file.
         say: Told in a line what was measured.
         written: Records in the log.
-        killed: Set when it has happened; until then the last third is not written.
+        killed: Set when it has happened; until then the last third is written slowly.
         broken: What made the writer end early.
     """
 
@@ -125,17 +125,18 @@ class Rig:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Appends the rest of the records at a steady rate beside what the block does."""
-        producer, each = kafka.producer(self.settings), PER_SECOND // 8
+        producer = kafka.producer(self.settings)
 
         def write() -> None:
             due = time.monotonic()
             try:
                 while self.written < RECORDS:
+                    each = PER_SECOND // 8 if self.written < SLOW_FROM or self.killed.is_set() else PER_SECOND // 64
                     end = min(self.written + each, RECORDS)
-                    assert end <= HELD_FROM or self.killed.wait(WAIT_S), "nothing was killed"
+                    assert end < RECORDS or self.killed.is_set(), "nothing was killed"
                     kafka.produce_all(producer, self.catalog.topic, map(record, range(self.written, end)))
                     self.written = end
-                    due += each / PER_SECOND
+                    due += 1 / 8
                     time.sleep(max(0.0, due - time.monotonic()))
             except BaseException as error:
                 self.broken.append(error)
