@@ -54,8 +54,10 @@ VALUE_TYPES: dict[str, Any] = {
 
 _WIDE = Context(prec=INTEGER_DIGITS + 40, Emax=10_000, Emin=-10_000)
 _FEW, _PARTS = 256, 8
-_TOGETHER = 16_384
 """More records than so few are taken apart around a bad one, into so many parts, before each is looked at."""
+
+_TOGETHER = 16_384
+"""Records that are decoded at once at most, so that a bad one costs its neighbours little."""
 
 _SAFE_TIME = 2**53
 """Times beyond it, in any unit, are looked at one by one: here they could overflow."""

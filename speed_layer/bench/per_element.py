@@ -3,7 +3,7 @@
 A loop over each topic partition puts out one element per record; then decode, fixed windows, `GroupByKey`,
 `CombinePerKey`, ClickHouse. It is spared what the speed layer does beside: no ledger, no late topic, no dead-letter
 topic, no early panes. Copies are dropped within a window, which the runner does by itself; keyed state in Python would
-ask the runner about each id. Its rate is the same however long the backlog is, so it is given less of it.
+ask the runner about each id. It is so slow that it is given a shorter backlog.
 """
 
 import time

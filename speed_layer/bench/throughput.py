@@ -37,7 +37,7 @@ WARMED_UP = (A, FLINK_SQL, FLINK_SQL_PLAIN)
 """Systems with a JVM that stays up; the job server's is warm for every Beam job once it has run one."""
 
 SHORT_EVENTS = 50_000
-"""Events at most for systems whose rate is low, and the same however many there are."""
+"""Events at most for systems whose rate is low."""
 
 
 @dataclass(frozen=True)
