@@ -44,14 +44,10 @@ test-e2e: setup ## whole jobs through both layers as a user runs them, the demo 
 test-faults: setup ## the speed layer cut off, killed and misled on its way, the same numbers after all
 	@$(BIN)/python -m pytest -m faults tests/integration
 
-.PHONY: test-kills
-test-kills: setup ## each process killed in the middle of what it does, row by row the same as an undisturbed run
-	@$(BIN)/python -m pytest tests/faults
-
 .PHONY: test-cluster
-test-cluster: setup ## the speed layer on a Flink cluster of its own processes, one of which is killed (downloads Flink, once)
+test-cluster: setup ## each process killed in the middle of what it does; a Flink cluster of several processes (downloads Flink, once)
 	@$(BIN)/python -m infra.flink_cluster install
-	@$(BIN)/python -m pytest tests/cluster
+	@$(BIN)/python -m pytest tests/faults tests/cluster
 
 .PHONY: lint
 lint: $(READY) ## style, formatting, types, import direction

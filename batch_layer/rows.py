@@ -21,7 +21,7 @@ from metrics.aggregation import spark_type
 from metrics.catalog import Catalog, Field
 from metrics.disposition import DEAD_LETTER, DISPOSITIONS, Chunk, PartitionReader
 from metrics.event import FIELD_PREFIX, Unframe
-from metrics.expression import Condition, Expression, FieldType
+from metrics.expression import FieldType
 from metrics.fold import SESSION_KEY, Group, groups, merge_states, partial_states
 from metrics.window import DAY_MS, Window, to_epoch_ms
 
@@ -53,17 +53,7 @@ REPAIRED = {"topic_partition": pl.Int32(), "offset": pl.Int64(), "repaired_offse
 
 def used_fields(catalog: Catalog) -> tuple[Field, ...]:
     """The fields that metrics and alerts compute from, in the order of the catalog."""
-    expressions: list[Expression | Condition | None] = []
-    names: set[str | None] = set()
-    for metric in catalog.metrics:
-        expressions += [metric.condition, *metric.agg.arguments]
-        names |= {*metric.by, *([catalog.key] if metric.session else [])}
-    for alert in catalog.alerts:
-        expressions += [alert.condition, alert.argument]
-        names |= set(alert.by)
-    for expression in expressions:
-        names |= expression.fields if expression else set()
-    return tuple(field for field in catalog.columns.values() if field.name in names)
+    return tuple(field for field in catalog.columns.values() if field.name in catalog.used)
 
 
 def row_schema(catalog: Catalog) -> dict[str, str]:

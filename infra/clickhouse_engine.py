@@ -1,7 +1,8 @@
 """ClickHouse's engine inside this process (chDB), one connection per request so that settings never leak.
 
-A connection costs 0.1 ms, and connections run in parallel; one connection serialises its own queries. One process
-may have a data directory open.
+Connections run in parallel; one connection serialises its own queries. Opening one and preparing it takes 1 ms, so a
+connection that a request has left as it was is kept for the next one that asks for the same database and settings. One
+process may have a data directory open.
 """
 
 import json
@@ -30,6 +31,13 @@ READONLY, SYNTAX_ERROR, UNKNOWN_SETTING, NOT_IMPLEMENTED, SESSION_NOT_FOUND, SES
     373,
 )
 _UNKNOWN_EXCEPTION = 1002
+_MOST_KEPT = 16
+
+_OWN = frozenset({"insert_deduplication_token"})
+"""Settings that are other for each request; whatever is kept was told that they are empty, and is told them anew."""
+
+_Prepared = tuple[str | None, tuple[tuple[str, str], ...]]
+"""The current database of a connection, and its settings."""
 
 
 class EngineError(Exception):
@@ -90,6 +98,7 @@ class Engine:
         # async_insert=0: an insert that has returned is readable, without waiting for a buffer to be flushed.
         self._defaults = f"SET max_threads = {threads}, async_insert = 0, max_memory_usage = {memory_bytes}"
         self._sessions: dict[str, _Session] = {}
+        self._kept: list[tuple[_Prepared, Any]] = []
         self._guard = threading.Lock()
         self._anchor = self._connect()  # while one connection is open, the engine stays up
 
@@ -99,6 +108,9 @@ class Engine:
             for session in self._sessions.values():
                 session.connection.close()
             self._sessions.clear()
+            for _, connection in self._kept:
+                connection.close()
+            self._kept.clear()
         self._anchor.close()
 
     def run(  # noqa: PLR0913 - one argument per part of a request
@@ -129,25 +141,45 @@ class Engine:
         if statement.touches_files:
             rule = "INFILE and OUTFILE name files of the server and are not allowed over HTTP"
             raise EngineError.of(NOT_IMPLEMENTED, rule, "NOT_IMPLEMENTED")
-        with self._connection(session) as connection:
-            restore = _apply(connection, settings, remember=session is not None)
+        if session is None:
+            own = {name: settings[name] for name in _OWN & settings.keys()}
+            prepared = (database, tuple(sorted({**settings, **dict.fromkeys(own, "")}.items())))
+            with self._prepared(prepared, keep=statement.leaves_connection) as connection:
+                _apply(connection, own, remember=False)
+                return _run(connection, statement, data, default_format, parameters)
+        with self._of_session(session) as connection:
+            restore = _apply(connection, settings, remember=True)
             try:
-                if database:
-                    _execute(connection, f"USE `{_escape(database)}`")
+                _use(connection, database)
                 return _run(connection, statement, data, default_format, parameters)
             finally:
                 if restore:
                     _execute(connection, restore)
 
     @contextmanager
-    def _connection(self, session: tuple[str, float] | None) -> Iterator[Any]:
-        if session is None:
-            connection = self._connect()
-            try:
-                yield connection
-            finally:
+    def _prepared(self, prepared: _Prepared, *, keep: bool) -> Iterator[Any]:
+        """A connection with a current database and settings; it is closed if it may have been changed, or failed."""
+        with self._guard:
+            found = [index for index, (known, _) in enumerate(self._kept) if known == prepared]
+            connection = self._kept.pop(found[-1])[1] if found else None
+        fresh, done = connection is None, False
+        connection = connection or self._connect()
+        try:
+            if fresh:
+                _apply(connection, dict(prepared[1]), remember=False)
+                _use(connection, prepared[0])
+            yield connection
+            done = True
+        finally:
+            if done and keep:
+                with self._guard:
+                    self._kept.append((prepared, connection))
+                    connection = self._kept.pop(0)[1] if len(self._kept) > _MOST_KEPT else None
+            if connection:
                 connection.close()
-            return
+
+    @contextmanager
+    def _of_session(self, session: tuple[str, float]) -> Iterator[Any]:
         held = self._session(*session)
         if not held.lock.acquire(blocking=False):
             rule = f"Session {session[0]} is locked by a concurrent client."
@@ -212,6 +244,11 @@ def _apply(connection: Any, settings: Mapping[str, str], *, remember: bool) -> s
     ordered = dict(sorted(settings.items(), key=lambda item: item[0] == "readonly"))
     _execute(connection, _set(ordered))
     return None if "readonly" in settings else old
+
+
+def _use(connection: Any, database: str | None) -> None:  # noqa: ANN401
+    if database:
+        _execute(connection, f"USE `{_escape(database)}`")
 
 
 def _set(settings: Mapping[str, str]) -> str:

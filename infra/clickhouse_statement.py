@@ -37,6 +37,11 @@ class Statement:
     returns_rows: bool
     touches_files: bool
 
+    @property
+    def leaves_connection(self) -> bool:
+        """Whether its connection is the same after it: queries and inline data change neither settings nor database."""
+        return self.returns_rows or self.data_at is not None
+
     def reading(self, path: str) -> str:
         """The INSERT with its data in the file at `path`."""
         return self.sql.replace(INFILE_PLACEHOLDER, f"FROM INFILE '{path}'", 1)

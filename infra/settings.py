@@ -63,7 +63,7 @@ class Settings(BaseSettings):
 
     flink_master: str = Field(default="[local]", description="`[local]` (embedded) or host:port of a Flink cluster")
     parallelism: int = Field(default=2, ge=1, le=256, description="Flink subtasks and Python workers")
-    checkpoint_interval_ms: int = Field(default=3000, ge=100)
+    checkpoint_interval_ms: int = Field(default=10_000, ge=100)
     state_backend: Literal["rocksdb", "filesystem"] = Field(
         default="rocksdb",
         description="where Flink keeps state: on disk or on its heap; checkpoints are files either way",

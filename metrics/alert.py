@@ -77,6 +77,12 @@ class Alert:
         value = {"count": "count", "level": self.metric}.get(self.kind) or f"{self.kind}({inside})"
         return f"{value} {self.operator} {self.threshold}"
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that it is computed from, those of lookups among them, without those of a level's metric."""
+        expressions = [each for each in (self.condition, self.argument) if each is not None]
+        return frozenset(self.by).union(*(each.fields for each in expressions))
+
 
 def parse_when(text: str) -> tuple[str, str, str, Decimal]:
     """Takes ``sum(amount) > 10000`` apart: value, argument (empty without one), operator, threshold.

@@ -258,6 +258,16 @@ class Catalog:
         """The fields of an event once it is joined: its own, and those of the lookups."""
         return {**self.fields, **{field.name: field for lookup in self.lookups for field in lookup.joined}}
 
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """The names of the fields that metrics and alerts are computed from, those of lookups among them."""
+        of_sessions = {self.key} if any(metric.session for metric in self.metrics) else set()
+        return frozenset(
+            {name for metric in self.metrics for name in metric.fields}
+            | {name for alert in self.alerts for name in alert.fields}
+            | {name for name in of_sessions if name is not None}
+        )
+
     def lookups_of(self, metric: "ShownMetric") -> tuple[Lookup, ...]:
         """The lookups whose fields a metric is computed from."""
         used = {name for operand in metric.operands for name in operand.fields}

@@ -62,6 +62,9 @@ _TOGETHER = 16_384
 _SAFE_TIME = 2**53
 """Times beyond it, in any unit, are looked at one by one: here they could overflow."""
 
+_JUDGED = ("decimal", "float")
+"""Types of which not every value fits a field."""
+
 _EVENT_ID = attrgetter("event_id")
 _TEXTS = {Decimal: str, Decimal | None: str | None}
 _TIME_SCALE = {"us": (1, 1_000), "ms": (1, 1), "s": (1_000, 1)}
@@ -90,8 +93,7 @@ class Decoded:
     """What a run of records holds.
 
     Attributes:
-        events: Rows in offset order: topic_partition, offset, record_time, event_id, event_time and, for each
-            field of the catalog, ``f_<field>``.
+        events: Rows in offset order: the columns of `event_schema`.
         dead_letters: Rows in offset order: topic_partition, offset, record_time, reason, detail.
         event_ids: The ids of `events`.
     """
@@ -107,14 +109,15 @@ def dtype_of(field: Field) -> pl.DataType:
 
 
 def event_schema(catalog: Catalog) -> dict[str, pl.DataType]:
-    """Names and types of the columns of decoded events."""
+    """Names and types of the columns of decoded events; of the fields, those that something is computed from."""
+    used = catalog.used | {lookup.key for lookup in catalog.lookups}
     return {
         "topic_partition": pl.Int32(),
         "offset": pl.Int64(),
         "record_time": pl.Int64(),
         "event_id": pl.String(),
         "event_time": pl.Int64(),
-    } | {FIELD_PREFIX + field.name: dtype_of(field) for field in catalog.fields.values()}
+    } | {FIELD_PREFIX + field.name: dtype_of(field) for field in catalog.fields.values() if field.name in used}
 
 
 class Decoder:
@@ -320,11 +323,14 @@ class Decoder:
             "event_time": event_time,
         }
         for field in self._fields:
-            attribute = self._attributes[field.name]
-            column = column_of(field, [*map(attrgetter(attribute), envelopes)])
+            name = FIELD_PREFIX + field.name
+            if name not in self._schema and field.type not in _JUDGED:
+                continue
+            column = column_of(field, [*map(attrgetter(self._attributes[field.name]), envelopes)])
             if column is None:
                 return None
-            columns[FIELD_PREFIX + field.name] = column
+            if name in self._schema:
+                columns[name] = column
         return pl.DataFrame(columns, schema=self._schema)
 
 

@@ -5,6 +5,7 @@ re-reading the dedup horizon on each turn would starve it, so both are kept proc
 """
 
 import logging
+import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -24,9 +25,10 @@ from speed_layer.lookups import PartitionLookups
 
 LARGEST_CHUNK = 100_000
 LARGEST_CHUNK_BYTES = 64 << 20
-TURN_S = 0.15
-_HEAD_TURN_S = 0.05
-"""How long a turn waits at the head at least; the partitions of a subtask take turns, and wait for each other."""
+TICK_S = 0.25
+"""At the head all partitions are read at the same moments: what they bring is then merged and written together."""
+
+_BETWEEN_STEPS_S = 0.15
 
 _FETCH_WAIT_MS = 30
 """How long the broker waits for more records before it answers."""
@@ -69,7 +71,7 @@ class Records:
 class PartitionLog:
     """One topic partition of a catalog's log, read forward from a place, with the reader that judges its records.
 
-    `work_s` is how long the last chunk took to become elements.
+    `work_s` is how long the last chunk took to become elements, `rest_s` how long it may rest until the next turn.
     """
 
     def __init__(self, settings: Settings, catalog: Catalog, topic_partition: int) -> None:
@@ -89,7 +91,7 @@ class PartitionLog:
         self._position: int | None = None
         self._head: int | None = None
         self._behind = True
-        self._patience_s = TURN_S
+        self.rest_s = 0.0
         self._consumer: Consumer = kafka.consumer(
             settings,
             f"lockstep-speed-{catalog.source}",
@@ -112,19 +114,19 @@ class PartitionLog:
         self.watermark = None
         self._assign(max(begin, offset - self._catalog.dedup_horizon))
         while self._position is not None and self._position < offset:
-            records = self._fetch(offset, first=True)
+            records = self._fetch(offset, _FIRST_FETCH_S)
             if records.offsets:
                 self.reader.remember(self.topic_partition, records.offsets, records.times, records.values)
                 self._observe(records)
         self._assign(offset)
 
     def next(self) -> Records:
-        """Reads on: a large chunk while behind, else what comes within one turn."""
-        records = self._fetch(None, first=self._behind)
+        """Reads on: a large chunk while behind, else what has come since the last turn."""
+        records = self._fetch(None, _FIRST_FETCH_S if self._behind else 0.0)
         self._behind = len(records.offsets) >= _STEP
         # one that has nothing, or is much work however little comes, is asked less often
-        longer = 2 * (self.work_s if records.offsets else self._patience_s)
-        self._patience_s = min(TURN_S, max(_HEAD_TURN_S, longer))
+        least = min(TICK_S, 2 * self.work_s) if records.offsets else TICK_S
+        self.rest_s = 0.0 if self._behind else until_tick(time.time(), least)
         self._observe(records)
         if records.at_head and records.offsets:
             self._keep_up()
@@ -162,23 +164,20 @@ class PartitionLog:
         self._head = None
         self._behind = True
 
-    def _fetch(self, until: int | None, *, first: bool) -> Records:
-        """Records from the position on, up to `until` (exclusive), the head, a full chunk or the end of the turn."""
+    def _fetch(self, until: int | None, patience_s: float) -> Records:
+        """Records from the position on, up to `until` (exclusive), the head or a full chunk, as they come in time."""
         assert self._position is not None
         records = Records(self._position, self._position)
-        size = 0
-        deadline = time.monotonic() + (_FIRST_FETCH_S if first else self._patience_s)
-        while len(records.offsets) < LARGEST_CHUNK and size < LARGEST_CHUNK_BYTES:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            messages = self._consumer.consume(_STEP, min(left, TURN_S))
+        size, left = 0, patience_s
+        deadline = time.monotonic() + patience_s
+        while len(records.offsets) < LARGEST_CHUNK and size < LARGEST_CHUNK_BYTES and left >= 0:
+            messages = self._consumer.consume(_STEP, min(left, _BETWEEN_STEPS_S))
             good = [m for m in messages if m.error() is None and (until is None or m.offset() < until)]
             if good:
                 records.add(good)
                 size += sum(map(len, good))
                 if len(good) == _STEP:
-                    deadline = time.monotonic() + TURN_S
+                    deadline = time.monotonic() + _BETWEEN_STEPS_S
             for message in messages:
                 error = message.error()
                 if error is not None:
@@ -188,6 +187,7 @@ class PartitionLog:
             if until is not None and any(m.error() is None and m.offset() >= until for m in messages):
                 records.end = until
                 break
+            left = deadline - time.monotonic()
         records.at_head = self._head == records.end
         self._position = records.end
         return records
@@ -241,6 +241,11 @@ def begin_of(settings: Settings, catalog: Catalog, topic_partition: int) -> int:
         except (kafka.KafkaUnavailableError, kafka.TopicError, KafkaException) as error:
             logger.warning("%s; waiting", error)
             time.sleep(_RETRY_S)
+
+
+def until_tick(now: float, least: float) -> float:
+    """Seconds from `now` to the first multiple of `TICK_S` that is at least `least` seconds away."""
+    return math.ceil((now + least) / TICK_S) * TICK_S - now
 
 
 def latest(stamps: Collection[int], now: int) -> int:

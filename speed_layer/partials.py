@@ -4,8 +4,10 @@ An element is a pair of text key and bytes. Keys gather what is merged together:
 
 - ``<group>|<block>|<bucket>``: states of `SLICES_PER_KEY` neighbouring slices, split by a hash of the dimensions;
 - ``<group>|session|<bucket>``: states of the instants of sessions, split by a hash of their key, whatever their time;
-- ``ledger|<topic partition>|<n>``: counts of `LEDGER_BLOCKS_PER_KEY` neighbouring blocks of the ledger;
+- ``ledger|<n>|<topic partition>``: counts of `LEDGER_BLOCKS_PER_KEY` neighbouring blocks of the ledger;
 - ``beat|<topic partition>``: nothing but a watermark, from a partition that has nothing new.
+
+The number at the end says which subtask a key is to lead to, modulo their number: see `speed_layer.spread`.
 
 Every element carries the `Receipt` of its chunk; once the elements of a chunk are in the tables, so is the chunk.
 """
@@ -130,7 +132,7 @@ def _ledger(chunk: Chunk) -> Iterator[Element]:
     by_key = ledger.with_columns(_key=pl.col("block") // LEDGER_BLOCKS_PER_KEY)
     for (partition, number), rows in by_key.partition_by("topic_partition", "_key", as_dict=True).items():
         counts = {row[1]: row[2:] for row in rows.drop("_key").rows()}
-        yield f"ledger|{partition}|{number}", _ENCODER.encode(counts)
+        yield f"ledger|{number}|{partition}", _ENCODER.encode(counts)
 
 
 def _instants(group: Group, states: pl.DataFrame, buckets: int, arrived: dict[int, int]) -> Iterator[_Part]:

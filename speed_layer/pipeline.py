@@ -23,7 +23,7 @@ from speed_layer.source import ReadPartitions, buckets
 from speed_layer.spread import spread
 
 GENERATE_SEQUENCE = "beam:external:java:generate_sequence:v1"
-LARGEST_BUNDLE_MS = 60
+LARGEST_BUNDLE_MS = 50
 
 WORKERS_PER_SUBTASK = 2
 """Stages are dealt out to workers in turn; with one per subtask, readers of all partitions may share a process."""

@@ -24,7 +24,7 @@ from apache_beam.coders import BytesCoder
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from apache_beam.transforms.window import TimestampedValue
-from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 
 from infra.settings import Settings
 from metrics.catalog import Catalog
@@ -34,6 +34,7 @@ from speed_layer.alert_elements import alert_payloads
 from speed_layer.log import PartitionLog, Records, begin_of, followed_watermark, partition_log
 from speed_layer.partials import Element, Receipt
 from speed_layer.side_outputs import SideOutputs
+from speed_layer.spread import leading
 
 _BEAT_EVERY_S = 5.0
 
@@ -58,8 +59,8 @@ _PLACE = msgspec.msgpack.Decoder(Place)
 
 
 def buckets(settings: Settings) -> int:
-    """Into how many elements the rows of a slice may be dealt."""
-    return 2 * settings.parallelism
+    """Into how many elements the rows of a slice may be dealt: one for each subtask."""
+    return settings.parallelism
 
 
 class ReadPartitions(beam.DoFn):
@@ -105,7 +106,7 @@ class ReadPartitions(beam.DoFn):
         begin = begin_of(self._settings, self._catalog, element[1])
         place.write(msgspec.msgpack.encode(Place(begin, begin, None)))
         partition.write(str(element[1]).encode())
-        _again(turn, None)
+        _again(turn, 0.0, None)
         yield TimestampedValue(partials.beat(Receipt(element[1], begin, begin, begin, 0, None)), MIN_TIMESTAMP)
 
     @on_timer(TURN)
@@ -123,13 +124,14 @@ class ReadPartitions(beam.DoFn):
         with log.lock, _collector_paused():
             try:
                 moment = _moment(now.watermark)
-                for item in self._turn(log, now):
-                    yield TimestampedValue(item, moment)
+                for key, value in self._turn(log, now):
+                    led = leading(key, int(key.rpartition("|")[2]), self._settings.parallelism)
+                    yield TimestampedValue((led, value), moment)
             except BaseException:
                 log.forget()
                 raise
         place.write(msgspec.msgpack.encode(now))
-        _again(turn, held)
+        _again(turn, log.rest_s, held)
 
     def _turn(self, log: PartitionLog, now: Place) -> Iterator[Element]:
         """Reads a chunk and moves the place behind it."""
@@ -178,10 +180,10 @@ def _moment(watermark: int | None) -> Timestamp:
     return MIN_TIMESTAMP if watermark is None else Timestamp(micros=watermark * 1000)
 
 
-def _again(turn: Any, watermark: int | None) -> None:  # noqa: ANN401
-    """Sets the timer to fire at once and to hold the watermark until then.
+def _again(turn: Any, rest_s: float, watermark: int | None) -> None:  # noqa: ANN401
+    """Sets the timer to fire after a rest and to hold the watermark until then.
 
     Beam holds it at the time of what is being processed; the SDK has no public way yet to say another one.
     """
     turn._input_timestamp = _moment(watermark)
-    turn.set(Timestamp.now())
+    turn.set(Timestamp.now() + Duration(seconds=rest_s))

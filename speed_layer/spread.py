@@ -1,11 +1,14 @@
-"""Keys that spread topic partitions evenly over Flink's subtasks.
+"""Keys that spread work evenly over Flink's subtasks.
 
-Flink sends a key to a subtask by a hash, so the few keys of a topic's partitions may well all meet in one. As the hash
-is known, each partition gets a key that leads to the subtask that it should have. Another runner would only spread
-less evenly.
+Flink sends a key to a subtask by a hash, so the few keys of a topic's partitions, or of a metric's buckets, may well
+all meet in one. As the hash is known, each gets a key that leads to the subtask that it should have. Another runner
+would only spread less evenly.
 
 Source: Flink's `KeyGroupRangeAssignment` and `MathUtils.murmurHash`; Beam encodes a text key with its length before it.
 """
+
+from functools import lru_cache
+from itertools import count
 
 _WORD = 0xFFFFFFFF
 _LEAST_KEY_GROUPS = 128
@@ -13,28 +16,38 @@ _LEAST_KEY_GROUPS = 128
 
 def spread(partitions: int, parallelism: int) -> list[str]:
     """A key for each topic partition, all different; neighbours go to different subtasks."""
-    keys = []
-    for partition in range(partitions):
-        salt = 0
-        while subtask(f"{partition}.{salt}", parallelism) != partition % parallelism:
-            salt += 1
-        keys.append(f"{partition}.{salt}")
-    return keys
+    return [leading(str(partition), partition, parallelism) for partition in range(partitions)]
+
+
+@lru_cache(maxsize=4096)
+def leading(key: str, number: int, parallelism: int) -> str:
+    """The key with an ending by which it leads to subtask `number` modulo so many."""
+    ended = (f"{key}.{salt}" for salt in count())
+    return next(each for each in ended if subtask(each, parallelism) == number % parallelism)
 
 
 def subtask(key: str, parallelism: int) -> int:
-    """The subtask, of so many, that a short text key leads to."""
+    """The subtask, of so many, that a text key leads to."""
     encoded = key.encode()
     groups = max(_LEAST_KEY_GROUPS, 1 << (parallelism + parallelism // 2 - 1).bit_length())
-    return _murmur(_java_hash(bytes([len(encoded)]) + encoded)) % groups * parallelism // groups
+    return _murmur(_java_hash(_length(len(encoded)) + encoded)) % groups * parallelism // groups
 
 
 def _java_hash(data: bytes) -> int:
-    """`ByteBuffer.hashCode` of bytes below 128, as an unsigned word."""
+    """`ByteBuffer.hashCode`, whose bytes are signed, as an unsigned word."""
     value = 1
     for byte in reversed(data):
-        value = (31 * value + byte) & _WORD
+        value = (31 * value + (byte ^ 0x80) - 0x80) & _WORD
     return value
+
+
+def _length(number: int) -> bytes:
+    """A length as Beam writes it: seven bits a byte, the lowest first."""
+    written = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
 
 
 def _murmur(code: int) -> int:

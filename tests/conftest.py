@@ -44,8 +44,10 @@ def fresh_settings(data_dir: Path, **changes: object) -> Settings:
     """Settings with a data directory and free ports of their own, whatever the environment says."""
     fields = [name for name in Settings.model_fields if name.endswith("_port")]
     ports = dict(zip(fields, free_ports(len(fields)), strict=True))
+    # often, so that no test waits long for a checkpoint
+    often = {"checkpoint_interval_ms": 3000}
     elsewhere = {"kafka_bootstrap": None, "clickhouse_url": None, "schema_registry": None, "database_prefix": ""}
-    return Settings(**{"data_dir": data_dir, "host": HOST, **ports, **elsewhere, **changes})
+    return Settings(**{"data_dir": data_dir, "host": HOST, **ports, **often, **elsewhere, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,9 @@ USERS = 1_000_000
 """Users take turns, so that at 20,000 events/s none has more than three events in two minutes: an alert's threshold."""
 
 _TICK_S = 0.005
+_LINGER_MS = 20
+"""Probes are sent at once, by a producer of their own."""
+
 _TAILS = [
     f'"event_type":"{TYPES[n % 5]}","country":"{COUNTRIES[n % 6]}","page":"/products/{n}","amount":"{n % 100}.50"}}'
     for n in range(1000)
@@ -92,7 +95,7 @@ def event(number: int, due_ms: int) -> bytes:
 
 
 def _send(settings: Settings, topic: str, partitions: int, rate: int, over: Event, result: Any) -> None:  # noqa: ANN401
-    client = kafka.producer(settings, {"linger.ms": 5, "queue.buffering.max.messages": 1_000_000})
+    client = kafka.producer(settings, {"linger.ms": _LINGER_MS, "queue.buffering.max.messages": 1_000_000})
     start, number, behind = time.time(), 0, 0.0
     while not over.wait(_TICK_S):
         now = time.time()

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
+from beam_workers import workers
 
 from infra import kafka
 from infra.clickhouse import connect
@@ -66,7 +66,7 @@ def test_a_killed_task_manager_changes_no_count(cluster: Settings, unique: str, 
         members = _task_managers(cluster)
         assert len(members) == TASK_MANAGERS
         assert _at_work(cluster) == members
-        assert _workers(cluster) == WORKERS_PER_SUBTASK * PARALLELISM
+        assert len(workers(cluster)) == WORKERS_PER_SUBTASK * PARALLELISM
         victim = _victim(cluster)
         at_kill = _published(cluster, catalog)
         assert victim.pid is not None
@@ -150,13 +150,6 @@ def _published(settings: Settings, catalog: Catalog) -> int:
 def _victim(settings: Settings) -> ServiceStatus:
     [found] = [each for each in status(settings) if each.name == "flink-taskmanager-1"]
     return found
-
-
-def _workers(settings: Settings) -> int:
-    """The number of Python processes of all task managers."""
-    [pool] = [each for each in status(settings) if each.name == "beam-workers"]
-    children = psutil.Process(pool.pid).children()
-    return sum(any("SdkHarness" in part for part in child.cmdline()) for child in children)
 
 
 def _task_managers(settings: Settings) -> set[str]:

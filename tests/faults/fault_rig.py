@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import polars as pl
 import psutil
 import yaml
+from beam_workers import workers
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from published_states import contents
 
@@ -252,16 +253,6 @@ def held(process: psutil.Process) -> Iterator[None]:
     finally:
         with suppress(psutil.NoSuchProcess):
             process.resume()
-
-
-def workers(settings: Settings) -> list[psutil.Process]:
-    """Beam's Python workers; one that was killed may still be waited for."""
-    found = []
-    for child in service(settings, "beam-workers").children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if child.status() != psutil.STATUS_ZOMBIE and any("SdkHarness" in part for part in child.cmdline()):
-                found.append(child)
-    return found
 
 
 def inserting(settings: Settings) -> list[psutil.Process]:

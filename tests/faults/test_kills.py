@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from beam_workers import workers
 from fault_rig import (
     FIRST,
     LAG_S,
@@ -23,7 +24,6 @@ from fault_rig import (
     service,
     standing,
     wait,
-    workers,
 )
 from published_states import assert_same, contents
 

@@ -39,7 +39,7 @@ from speed_layer.tables import TableWriter
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "speed_layer"))
 
-from merge_harness import Cell, Value
+from merge_harness import Cell, Timers, Value
 
 START = 1_780_000_000_000 // 3_600_000 * 3_600_000
 HISTORY_MS = 2_000_000
@@ -340,7 +340,8 @@ class Attempt:
         track.start_bundle()
         for windowed in merge.finish_bundle():
             for number, packed in self._writer.process(windowed.value):
-                track.process((number, packed), self._state.frontiers[number])
+                track.process((number, packed), self._state.frontiers[number], Timers())
+                track.on_tell(number, self._state.frontiers[number])
         for windowed in track.finish_bundle():
             reached: list[Progress] = windowed.value
             if self._chance.random() < 0.1 or self._all_read:

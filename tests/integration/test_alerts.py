@@ -11,16 +11,15 @@ from pathlib import Path
 
 import alert_log
 import polars as pl
-import psutil
 import pytest
 from alert_log import Sent
+from beam_workers import workers
 from confluent_kafka.admin import ConfigResource
 
 from batch_layer.run import run as batch
 from infra.clickhouse import connect
 from infra.kafka import admin
 from infra.settings import Settings
-from infra.stack import status
 from metrics.catalog import Catalog
 from metrics.disposition import COUNTED, DUPLICATE
 from reconciliation.alerts import alert_days
@@ -126,7 +125,7 @@ def test_live_alerts_are_told_once_though_workers_are_killed(stack: Settings, so
     alert_log.append(stack, source, sent[:300])
     with _speed(stack, source, tmp_path):
         _await(lambda: _told(stack, source) >= _due(source, sent[:300]) > 0)
-        for process in _workers(stack):
+        for process in workers(stack):
             process.kill()
         alert_log.append(stack, source, sent[300:])
         _await(lambda: _told(stack, source) >= _due(source, sent))
@@ -175,15 +174,3 @@ def _speed(settings: Settings, source: Catalog, directory: Path) -> Iterator[Non
     finally:
         process.terminate()
         assert process.wait(60) == 0
-
-
-def _is_worker(child: psutil.Process) -> bool:
-    """Whether it is a worker that lives; one that was killed may still be waited for."""
-    return child.status() != psutil.STATUS_ZOMBIE and any("SdkHarness" in part for part in child.cmdline())
-
-
-def _workers(settings: Settings) -> list[psutil.Process]:
-    [found] = [each for each in status(settings) if each.name == "beam-workers"]
-    assert found.pid is not None
-    children = psutil.Process(found.pid).children(recursive=True)
-    return [child for child in children if _is_worker(child)]

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import speed_log
 import yaml
+from beam_workers import workers
 from speed_log import START_MS, Log, awaited, event, expected, expected_visits, published, rows, running, visits
 
 from infra import kafka
@@ -145,9 +146,9 @@ def test_killed_workers_change_no_count_though_they_remember_nothing(
         awaited(lambda: _offsets(stack, source) >= 500)
         with _writing(log, 30_000):
             awaited(lambda: _offsets(stack, source) >= 4000)
-            workers = _workers(stack)
-            assert workers
-            for worker in workers:
+            killed = workers(stack)
+            assert killed
+            for worker in killed:
                 os.kill(worker.pid, signal.SIGKILL)
             assert _offsets(stack, source) < 32_000
         awaited(lambda: _offsets(stack, source) == log.written)
@@ -242,16 +243,6 @@ def _service(settings: Settings, name: str) -> list[psutil.Process]:
     [found] = [each for each in status(settings) if each.name == name]
     assert found.pid is not None
     return [psutil.Process(found.pid)]
-
-
-def _is_worker(child: psutil.Process) -> bool:
-    """Whether it is a worker that lives; one that was killed may still be waited for."""
-    return child.status() != psutil.STATUS_ZOMBIE and any("SdkHarness" in part for part in child.cmdline())
-
-
-def _workers(settings: Settings) -> list[psutil.Process]:
-    [pool] = _service(settings, "beam-workers")
-    return [child for child in pool.children(recursive=True) if _is_worker(child)]
 
 
 def _topic(settings: Settings, topic: str) -> list[tuple[bytes, dict[str, str]]]:

@@ -160,6 +160,28 @@ def test_settings_of_a_request_end_with_it_in_a_session_too(clickhouse: Settings
     assert _post(clickhouse, session, sql).data == before
 
 
+def test_nothing_of_a_request_is_left_to_the_next(clickhouse: Settings, database: str) -> None:
+    told = b"SELECT currentDatabase(), getSetting('max_block_size'), getSetting('readonly')"
+    asked = [
+        (f"database={database}", f"{database}\t65409\t0\n"),
+        (f"database={database}&max_block_size=77", f"{database}\t77\t0\n"),
+        ("max_block_size=77&readonly=2", "default\t77\t2\n"),
+        ("", "default\t65409\t0\n"),
+    ]
+    changing = (
+        b"SET max_block_size = 5",
+        f"USE {database}".encode(),
+        b"CREATE TEMPORARY TABLE left_over AS SELECT 1 AS x",
+        b"SELECT throwIf(1)",
+        b"SELECT getSetting('max_block_size') SETTINGS max_block_size = 6",
+    )
+    for change in changing:
+        for query, answer in (*asked, *reversed(asked)):
+            assert _post(clickhouse, query, told).data.decode() == answer
+            _post(clickhouse, query, change)
+    assert _post(clickhouse, "", b"SELECT * FROM left_over").status == 404
+
+
 def test_pages_of_other_sites_are_refused(clickhouse: Settings) -> None:
     assert _post(clickhouse, "", b"SELECT 1", origin="http://elsewhere.example").status == 403
     assert _post(clickhouse, "", b"SELECT 1", host="rebound.example").status == 403

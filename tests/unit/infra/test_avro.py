@@ -37,7 +37,12 @@ TREE = {
         "weight": "float",
         "member": "bool",
     },
-    "metrics": {"events": {"agg": "count", "window": "tumbling 1m"}},
+    "metrics": {
+        "events": {"agg": "count", "by": ["user", "country", "member"], "window": "tumbling 1m"},
+        "spent": {"agg": "sum(amount)", "window": "tumbling 1m"},
+        "items": {"agg": "sum(items)", "window": "tumbling 1m"},
+        "weight": {"agg": "sum(weight)", "window": "tumbling 1m"},
+    },
 }
 JSON = parse_catalog(TREE, {}, "test")
 AVRO = parse_catalog(TREE | {"format": "avro"}, {}, "test")

@@ -52,7 +52,7 @@ class Value:
         self.item = None
 
 
-class _Timers:
+class Timers:
     def __init__(self) -> None:
         self.pending: dict[str, int] = {}
 
@@ -64,8 +64,8 @@ class _Timers:
 class Cell:
     batches: _Bag = field(default_factory=_Bag)
     meta: Value = field(default_factory=Value)
-    pane: _Timers = field(default_factory=_Timers)
-    clear: _Timers = field(default_factory=_Timers)
+    pane: Timers = field(default_factory=Timers)
+    clear: Timers = field(default_factory=Timers)
 
 
 class Job:

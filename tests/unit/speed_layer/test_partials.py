@@ -91,7 +91,7 @@ def test_a_chunk_of_dead_letters_still_has_an_element() -> None:
 
     [(key, value)] = partials.elements(dead, groups(catalog()), BUCKETS, receipt(2))
 
-    assert key == "ledger|3|0"
+    assert key == "ledger|0|3"
     assert msgspec.msgpack.decode(partials.decode(value).payload, strict=False) == {0: [2, 0, 0, 0, 0, 2]}
 
 
