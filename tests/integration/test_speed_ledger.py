@@ -37,7 +37,7 @@ def test_only_a_planted_defect_raises_the_alarm(stack: Settings, source: Catalog
         awaited(lambda: _counted(stack, source) == committed, "nothing was judged")
         assert _status(stack, source).check.closes
         assert _status(stack, source).alarms == ()
-        assert [lag.lag_offsets for lag in _status(stack, source).lags] == [0, 0]
+        awaited(lambda: [lag.lag_offsets for lag in _status(stack, source).lags] == [0, 0], "the lag stays")
 
         with _removed(stack, source, "speed_events", "country = 'de'"):
             alarm = _alarm(stack, source)
