@@ -211,7 +211,7 @@ def _until_first_seen(settings: Settings, catalog: Catalog, watch: Watch, job: P
             msg = f"the view must show an event within {_START_S:g} s of the start; it does not. read the job's log"
             raise TimeoutError(msg)
         try:
-            client = client or connect(settings, settings.database(catalog.source), options={"max_threads": 1})
+            client = client or connect(settings, settings.database(catalog.source))
             watch.query(client, catalog)
         except ClickHouseError:  # neither the database nor the view is there yet
             time.sleep(_PAUSE_S)
