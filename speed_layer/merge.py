@@ -371,7 +371,9 @@ class _Bundle:
     def _merge_slices(self, group: Group, keys: list[str], memory: Memory, batch: PaneBatch, limits: Limits) -> None:
         number = {key: index for index, key in enumerate(keys)}
         added = [_numbered(frame, number[key]) for key in keys for frame in self.added.get(key, ())]
-        bases = [_numbered(self.bases[key], number[key]) for key in keys if key in self.bases]
+        # most slices of a key are as they were: their rows are set aside before those of the others are looked through
+        aside = {key: self._apart(key) for key in keys if key in self.bases}
+        bases = [_numbered(asked, number[key]) for key, (asked, _) in aside.items()]
         base = pl.concat(bases) if bases else None
         if added:
             fresh = pl.concat(added)
@@ -385,14 +387,22 @@ class _Bundle:
             whole, changed = base, base.clear()
         else:
             return
-        for (index,), frame in whole.partition_by("_key", as_dict=True, include_key=False).items():
-            key = keys[index]
-            memory.put(key, self.metas[key].token, frame)
+        parts = whole.partition_by("_key", as_dict=True, include_key=False)
+        for key in keys:
+            own = [part for part in (parts.get((number[key],)), aside.get(key, (None, None))[1]) if part is not None]
+            memory.put(key, self.metas[key].token, pl.concat(own))
         batch.alarms += alarms(group, whole, changed, limits)
         due = [self.due.get(key, set()) for key in keys]
         closed = [self.metas[key].closed for key in keys]
         if not (rows := panes(whole, changed, due, closed)).is_empty():
             batch.panes[group.id] = rows
+
+    def _apart(self, key: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The rows of a key's slices that the bundle adds to or that are due, and the other rows."""
+        starts = self.due.get(key, set()).union(*(frame["slice_start"].unique() for frame in self.added.get(key, ())))
+        base = self.bases[key]
+        asked = base["slice_start"].is_in(sorted(starts))
+        return base.filter(asked), base.filter(~asked)
 
 
 def _numbered(frame: pl.DataFrame, number: int) -> pl.DataFrame:
