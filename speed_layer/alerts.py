@@ -36,7 +36,7 @@ from metrics.catalog import Catalog
 from metrics.window import milliseconds
 from speed_layer.alert_sink import AlertSink
 from speed_layer.memory import memory_of
-from speed_layer.partials import Element, Receipt, decode, from_ipc, to_ipc
+from speed_layer.partials import Element, Receipt, decode, from_ipc, to_batches
 from speed_layer.published import frontier
 
 FRESH_MS = 60_000
@@ -71,7 +71,7 @@ class Held(msgspec.Struct, array_like=True):
 
     Attributes:
         token: Changes with every bundle; tells whether a memory is of the same history.
-        batches: Number of Arrow batches in the state.
+        batches: Number of Arrow batches in the state; a large frame that was written as several counts as one.
         waiting: What is not judged yet.
         firsts: The least event times of the last elements, in ms: what is near them stays, wherever the watermark is.
         prune_at: When old rows are dropped next, in event time; None where nothing is held.
@@ -162,7 +162,8 @@ class RaiseAlerts(beam.DoFn):
         now = self._known(key, batches, held) or self._begun(key)
         if now.batches >= _REWRITE_AFTER:
             batches.clear()
-            batches.add(to_ipc(self._bundle.kept(key)))
+            for batch in to_batches(self._bundle.kept(key)):
+                batches.add(batch)
             now.batches = 1
         batches.add(partial.payload)
         now.batches += 1
@@ -234,7 +235,8 @@ class RaiseAlerts(beam.DoFn):
         batches.clear()
         now.batches = 0
         if not rows.is_empty():
-            batches.add(to_ipc(rows))
+            for batch in to_batches(rows):
+                batches.add(batch)
             now.batches = 1
         # Next when a quarter of the rows may go; where rows stay for being near others, the next element says when.
         earlier = rows.filter(pl.col("place") != FOLDED)["event_time"].quantile(0.25, "lower")

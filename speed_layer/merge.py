@@ -31,7 +31,7 @@ from speed_layer.cardinality import Limits, alarms
 from speed_layer.chains import chains_of
 from speed_layer.memory import Memory, memory_of
 from speed_layer.panes import PaneBatch, panes
-from speed_layer.partials import Element, Partial, Receipt, decode, from_ipc, to_ipc
+from speed_layer.partials import Element, Partial, Receipt, decode, from_ipc, to_batches
 from speed_layer.sessions import (
     BLOCK_MS,
     beyond,
@@ -64,7 +64,7 @@ class Meta(msgspec.Struct, array_like=True):
 
     Attributes:
         token: Changes with every bundle; tells whether a memory is of the same history.
-        batches: Number of Arrow batches in the state.
+        batches: Number of Arrow batches in the state; a large frame that was written as several counts as one.
         open: Starts of slices that have not had their on-time pane, in ms.
         closed: Starts of slices that have.
         held: Of sessions, by block of event time and topic partition that its events came from: where the watermark
@@ -257,12 +257,14 @@ class MergeStates(beam.DoFn):
             now = bundle.metas[key] = Meta(secrets.token_bytes(8), 0, [], [])
         elif key in bundle.cleared:
             for frame in [*([bundle.bases[key]] if key in bundle.bases else []), *bundle.added.get(key, ())]:
-                batches.add(to_ipc(frame))
+                for batch in to_batches(frame):
+                    batches.add(batch)
         elif key not in bundle.added and now.batches >= self._most_batches(group, key):
             if group.session:
                 bundle.bases[key] = merge_instants(group, [bundle.bases[key]])
             batches.clear()
-            batches.add(to_ipc(bundle.bases[key]))
+            for batch in to_batches(bundle.bases[key]):
+                batches.add(batch)
             now.batches = 1
         bundle.cleared.discard(key)
         batches.add(payload)
@@ -312,7 +314,8 @@ class MergeStates(beam.DoFn):
             now.batches = 0
             for frame in [kept, *added]:
                 if not frame.is_empty():
-                    batches.add(to_ipc(frame))
+                    for batch in to_batches(frame):
+                        batches.add(batch)
                     now.batches += 1
 
     def _count(self, topic_partition: int, payload: bytes, meta: Any) -> None:  # noqa: ANN401

@@ -27,6 +27,7 @@ SLICES_PER_KEY = 64
 """Slices whose states share a key: replaying days of history must not make an element of every minute."""
 
 LEDGER_BLOCKS_PER_KEY = 64
+LARGEST_BATCH_BYTES = 4 << 20
 
 Element = tuple[str, bytes]
 _Part = tuple[str, bytes, dict[int, int]]
@@ -118,6 +119,12 @@ def to_ipc(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     frame.write_ipc_stream(buffer, compression="uncompressed")
     return buffer.getvalue()
+
+
+def to_batches(frame: pl.DataFrame) -> Iterator[bytes]:
+    """The frame as Arrow IPC streams of a few megabytes: Flink needs several times the room of each in its heap."""
+    rows = max(1, frame.height * LARGEST_BATCH_BYTES // max(int(frame.estimated_size()), 1))
+    yield from map(to_ipc, frame.iter_slices(rows))
 
 
 def from_ipc(data: bytes) -> pl.DataFrame:
