@@ -1,6 +1,7 @@
 """`python -m speed_layer.bench [NAME]`: measures the speed layer on the stack of the settings; `speed` if not named."""
 
 import importlib
+import signal
 import sys
 
 BENCHES = {name: f"speed_layer.bench.{name}" for name in ("speed", "freshness", "growth", "backpressure")}
@@ -14,4 +15,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # stopped like this, it must not leave its engines running
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main(sys.argv[1:]))
