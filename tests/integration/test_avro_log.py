@@ -42,6 +42,8 @@ e,2026-03-01T00:00:05Z,u3,DE,1,many,1
 
 
 def catalog(name: str, kind: str = "avro", **fields: Any) -> Catalog:
+    """A catalog whose metrics use every field: of the others nothing is kept."""
+    by, summed = ["user", *fields.keys() & {"country"}], fields.keys() - {"country"}
     tree = {
         "source": name,
         "topic": f"events.{name}",
@@ -50,7 +52,10 @@ def catalog(name: str, kind: str = "avro", **fields: Any) -> Catalog:
         "event_time": {"field": "ts", "unit": "ms"},
         "topic_partitions": 1,
         "fields": {"user": "string", **fields},
-        "metrics": {"events": {"agg": "count", "window": "tumbling 1m"}},
+        "metrics": {
+            "events": {"agg": "count", "by": by, "window": "tumbling 1m"},
+            **{f"all_{field}": {"agg": f"sum({field})", "window": "tumbling 1m"} for field in sorted(summed)},
+        },
     }
     return parse_catalog(tree, {}, "test")
 

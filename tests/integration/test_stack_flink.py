@@ -1,6 +1,5 @@
 """Flink runs a Python pipeline in processes of the worker pool."""
 
-import os
 from pathlib import Path
 
 import apache_beam as beam
@@ -13,7 +12,8 @@ from infra.stack import status
 
 def test_a_python_pipeline_runs_in_the_worker_pool(flink: Settings, tmp_path: Path) -> None:
     def note(pair: tuple[str, int]) -> None:  # inside the test, so that it travels to the worker by value
-        (tmp_path / pair[0]).write_text(f"{pair[1]} {os.getppid()}")
+        started_by = psutil.Process().parent().parent()  # the pool's server forks it
+        (tmp_path / pair[0]).write_text(f"{pair[1]} {started_by.pid}")
 
     options = PipelineOptions(
         [
