@@ -254,7 +254,7 @@ def _windows(alert: Alert, instants: pl.DataFrame, scale: int) -> pl.DataFrame:
         holds, held = _share(alert, hits, number), _share(alert, hits_before, number_before)
     else:
         total, before = added("_total" if alert.kind == "sum" else "_number")
-        value = total.cast(pl.Float64) / 10.0**scale
+        value = _in_units(total, scale)
         holds, held = _compare(alert, total, scale), _compare(alert, before, scale)
     return instants.with_columns(
         instants["_first"].gather(begin).alias("_from"),
@@ -269,9 +269,14 @@ def _levels(alert: Alert, instants: pl.DataFrame, scale: int) -> pl.DataFrame:
     levels = instants.with_columns(_level=_level())
     return levels.with_columns(
         pl.col("_first").alias("_from"),
-        (pl.col("_level").cast(pl.Float64) / 10.0**scale).alias("value"),
+        _in_units(levels["_level"], scale).alias("value"),
         _compare(alert, levels["_level"], scale).alias("holds"),
     ).with_columns(held=pl.col("holds").shift(1).over("_key").fill_null(value=False))
+
+
+def _in_units(digits: pl.Series, scale: int) -> pl.Series:
+    """Integers of a decimal's last digit as floats, rounded once: polars multiplies by the inverse of a constant."""
+    return pl.Series(digits.cast(pl.Float64).to_numpy() / 10.0**scale, nan_to_null=True)
 
 
 def _level() -> pl.Expr:

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics.alert import OPERATORS, Alert
-from metrics.breach import MOST_EVIDENCE, MOST_EVIDENCE_BYTES, alert_rows, breaches, folded, key_columns, table_rows
+from metrics.breach import (
+    MOST_EVIDENCE,
+    MOST_EVIDENCE_BYTES,
+    _in_units,
+    alert_rows,
+    breaches,
+    folded,
+    key_columns,
+    table_rows,
+)
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
 from metrics.event import event_schema
@@ -218,3 +227,10 @@ def test_two_alerts_of_one_definition_name_their_breaches_apart() -> None:
     )
     assert one["alert_version"].to_list() == other["alert_version"].to_list()
     assert one["alert_id"].to_list() != other["alert_id"].to_list()
+
+
+@given(st.lists(st.integers(-(2**53), 2**53), min_size=2), st.integers(0, 6))
+def test_a_value_is_its_decimal_rounded_once(digits: list[int], scale: int) -> None:
+    found = _in_units(pl.Series(digits, dtype=pl.Int128), scale)
+
+    assert found.to_list() == [float(Decimal(each).scaleb(-scale)) for each in digits]
