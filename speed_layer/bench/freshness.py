@@ -41,7 +41,7 @@ _START_S = 120.0
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.01
 _QUERY_EVERY_S = 0.1
-"""A dashboard asks every second; queries without a pause would take a third of the machine from what they look at."""
+"""A dashboard asks every second; queries without a pause would take processor time from what they look at."""
 _BIN_S = 0.05
 
 
