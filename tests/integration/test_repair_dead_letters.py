@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,7 +44,9 @@ BAD = range(6)
 SENT_MS = START_MS + GOOD * 10
 MEND = """sed 's/"x"/"0.10"/'"""
 LARGE, LARGE_BYTES = 2_000, 33_000
-"""Letters that take long enough to be written, so that a command can be killed meanwhile."""
+"""Letters that take more than a step to be written, so that a command can be killed meanwhile."""
+
+STEP_S = 0.02
 
 
 @pytest.fixture
@@ -128,9 +131,9 @@ def test_a_command_that_is_killed_and_repeated_produces_each_letter_once(
     with subprocess.Popen(
         command(file, "--yes"), env=os.environ | kafka.environ(), stdout=subprocess.DEVNULL
     ) as killed:
-        await_true(lambda: length(kafka, source) > LARGE)
+        await_true(lambda: reached_by_steps(killed, lambda: length(kafka, source) > LARGE))
         killed.kill()
-    written = length(kafka, source) - LARGE
+    written = settled(lambda: length(kafka, source)) - LARGE
     assert 0 < written < LARGE
     code, told = repair(kafka, file, "--yes")
     assert (code, told["produced"], told["already_repaired"], told["refused"]) == (0, LARGE - written, written, [])
@@ -251,6 +254,27 @@ def await_offsets(settings: Settings, source: Catalog, count: int) -> None:
             return False
 
     await_true(reached)
+
+
+def reached_by_steps(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> bool:
+    """Lets the process go on for a step and looks while it is stopped, so that however slow the look is, it is in time.
+
+    What was sent before the stop may still arrive after it.
+    """
+    assert process.poll() is None
+    process.send_signal(signal.SIGCONT)
+    time.sleep(STEP_S)
+    process.send_signal(signal.SIGSTOP)
+    return reached()
+
+
+def settled(look: Callable[[], int]) -> int:
+    """What two looks agree on."""
+    before, now = -1, look()
+    while before != now:
+        time.sleep(0.3)
+        before, now = now, look()
+    return now
 
 
 def await_true(reached: Callable[[], bool]) -> None:
