@@ -25,9 +25,11 @@ from orchestration.cli.common import (
     print_json,
     settings,
 )
+from orchestration.flame_plot import flame_graph
 from orchestration.sources import DEMO_CATALOGS
 from speed_layer.bench import table, text
 from speed_layer.bench.apart import apart
+from speed_layer.bench.profile import STACKS
 from speed_layer.bench.throughput import EVENTS, RUNS, TITLES
 
 BENCHES = {
@@ -41,6 +43,9 @@ DRAWN: dict[str, Callable[[dict[str, Any]], str]] = {"freshness": bench_plots.fr
 LINES = {"freshness": text.freshness, "growth": text.growth, "backpressure": text.backpressure}
 RESULTS = "bench-results"
 """Directory under `data_dir` where results stay."""
+
+_BUNDLE = "BundleProcessor.process_bundle"
+"""What a worker does for the job: the rest of a profile is starting, and waiting."""
 
 
 def register(app: typer.Typer) -> None:
@@ -96,12 +101,23 @@ def bench(
         with err.status("Flink is installed, once"):
             paths["--flink-home"] = distribution(settings())
     result = _measured("speed", arguments, paths)
+    flames = _flames() if profile else None
     if as_json:
         print_json(result)
     else:
         _show(result)
+        if flames:
+            out.print(f"flame graph of the workers in {flames}", highlight=False)
     if not result["ok"]:
         raise Failed
+
+
+def _flames() -> Path:
+    """Draws what the workers were sampled at; where it is."""
+    stacks = settings().data_dir.absolute() / RESULTS / STACKS
+    drawn = stacks.with_suffix(".svg")
+    drawn.write_text(flame_graph(stacks.read_text().splitlines(), "workers of job A, a backlog", _BUNDLE))
+    return drawn
 
 
 def _measured(name: str, arguments: list[str], paths: dict[str, Path]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A flame graph of the Python workers while they drain a backlog."""
+"""Where the Python workers spend their time while they drain a backlog."""
 
 import signal
 import subprocess
@@ -9,17 +9,21 @@ from pathlib import Path
 
 from speed_layer.bench.run import BenchError
 
+STACKS = "workers.txt"
+"""Where a bench leaves its samples, under its results."""
+
 _RATE = 100
 _STOP_S = 60.0
 
 
 @contextmanager
-def flame_graph(root: int, target: Path) -> Iterator[None]:
-    """Samples a process and every descendant, those that begin meanwhile too; writes an SVG at the end.
+def sampled(root: int, target: Path) -> Iterator[None]:
+    """Samples a process and every descendant, those that begin meanwhile too, while they are at work.
 
     Args:
         root: The process that starts the workers.
-        target: The file to write.
+        target: The file to write: a line for each stack, its frames from the outermost on with `;` between, and how
+            often it was seen.
 
     Raises:
         BenchError: There is no profiler, or it may not look at other processes.
@@ -27,11 +31,11 @@ def flame_graph(root: int, target: Path) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     command = [str(Path(sys.executable).with_name("py-spy")), "record", "--pid", str(root), "--subprocesses"]
-    command += ["--rate", str(_RATE), "--nonblocking", "--output", str(target)]
+    command += ["--rate", str(_RATE), "--nonblocking", "--format", "raw", "--output", str(target)]
     try:
         profiler = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except FileNotFoundError as error:
-        msg = "`py-spy` takes the flame graph, and is not installed. run `make setup`"
+        msg = "`py-spy` takes the samples, and is not installed. run `make setup`"
         raise BenchError(msg) from error
     try:
         yield
@@ -43,5 +47,5 @@ def flame_graph(root: int, target: Path) -> Iterator[None]:
             profiler.kill()
             said, _ = profiler.communicate()
     if not target.exists():
-        msg = f"no flame graph was made; where only a parent may trace a process, run as root. `py-spy` said: {said}"
+        msg = f"no samples were taken; where only a parent may trace a process, run as root. `py-spy` said: {said}"
         raise BenchError(msg)

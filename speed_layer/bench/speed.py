@@ -16,14 +16,14 @@ from infra.settings import load_settings
 from infra.stack import StackError, down, status, up
 from speed_layer.bench.apart import apart
 from speed_layer.bench.measure import machine, of_services
-from speed_layer.bench.profile import flame_graph
+from speed_layer.bench.profile import STACKS, sampled
 from speed_layer.bench.run import BenchError
 from speed_layer.bench.systems import Means, prepared
 from speed_layer.bench.table import lines
 from speed_layer.bench.throughput import EVENTS, RUNS, TITLES, A, measure, result
 
 SHOP = Path(__file__).parents[2] / "orchestration" / "catalogs" / "shop.yaml"
-RESULT, FLAMES = "speed.json", "workers.svg"
+RESULT = "speed.json"
 _CLUSTER_PORTS = range(25_000, 30_000)
 _CLUSTER_HEAP = "3g"
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", type=int, default=RUNS, help=f"runs of each system ({RUNS})")
     parser.add_argument("--only", choices=TITLES, action="append", help="only this system; may be given several times")
     parser.add_argument("--resume", action="store_true", help="go on with the bench that was interrupted")
-    parser.add_argument("--profile", action="store_true", help="then run job A once more, for a flame graph")
+    parser.add_argument("--profile", action="store_true", help="then sample the workers in a run of job A")
     parser.add_argument("--results", type=Path, help="directory of results (`bench-results` under `data_dir`)")
     parser.add_argument("--flink-home", type=Path, help="Flink's home (installed under `data_dir`)")
     parser.add_argument("--shop", type=Path, default=SHOP, help="the shop's catalog, for job B")
@@ -60,9 +60,8 @@ def main(arguments: Sequence[str]) -> int:
             chosen = {name: run for name, run in systems.items() if name in wanted}
             found = result(taken_on, measure(chosen, given.runs, notes, report, resume=given.resume))
             if given.profile:
-                with flame_graph(*of_services(settings, ("beam-workers",)), results / FLAMES):
+                with sampled(*of_services(settings, ("beam-workers",)), results / STACKS):
                     systems[A]()
-                report(f"flame graph of the workers: {results / FLAMES}")
     except (BenchError, ConnectionError, FlinkError, StackError) as error:
         report(str(error))
         return 2

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from speed_layer.bench.profile import flame_graph
+from speed_layer.bench.profile import sampled
 from speed_layer.bench.run import BenchError
 
 BURN = """
@@ -20,13 +20,13 @@ worker_that_burns()
 POOL = f"import subprocess, sys; print(input(), flush=True); subprocess.run([sys.executable, '-c', {BURN!r}])"
 
 
-def test_the_flame_graph_shows_a_worker_that_began_after_it(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "workers.svg"
+def test_the_samples_show_a_worker_that_began_after_it(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "workers.txt"
     pool = subprocess.Popen([sys.executable, "-c", POOL], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert pool.stdin is not None
     assert pool.stdout is not None
     try:
-        with flame_graph(pool.pid, target):
+        with sampled(pool.pid, target):
             pool.stdin.write(b"go\n")
             pool.stdin.flush()
             assert [pool.stdout.readline() for _ in range(2)] == [b"go\n", b"burning\n"]
@@ -39,8 +39,8 @@ def test_the_flame_graph_shows_a_worker_that_began_after_it(tmp_path: Path) -> N
     assert "worker_that_burns" in target.read_text()
 
 
-def test_a_process_that_is_not_there_has_no_flame_graph(tmp_path: Path) -> None:
+def test_a_process_that_is_not_there_has_no_samples(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    with pytest.raises(BenchError, match="no flame graph was made"), flame_graph(gone.pid, tmp_path / "svg"):
+    with pytest.raises(BenchError, match="no samples were taken"), sampled(gone.pid, tmp_path / "txt"):
         pass
