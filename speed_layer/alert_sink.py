@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,7 @@ _REMEMBERED = 50_000
 """Messages at the end of a topic in which a successor looks for what was sent and not yet written."""
 
 _RETRY_S = 0.5
+_CONNECT_S = 5.0
 _PRODUCER = {"linger.ms": 0, "message.max.bytes": LARGEST_BYTES}
 _TOO_LARGE = (
     "alert `{}` is in the table only: topic `{}` must take messages of {:,} bytes and does not. "
@@ -53,6 +55,12 @@ class AlertSink:
         self._client: Client | None = None
         self._producer: Producer | None = None
         self._sent: dict[str, dict[str, None]] = {}
+
+    def prepare(self) -> None:
+        """Connects to Kafka, so that the first breach need not wait for it; one that is away is waited for then."""
+        with suppress(KafkaException):
+            self._producer = kafka.producer(self._settings, _PRODUCER)
+            self._producer.list_topics(timeout=_CONNECT_S)
 
     def raise_all(self, alert: Alert, candidates: pl.DataFrame) -> int:
         """Raises those breaches that have not been raised; returns how many these are.

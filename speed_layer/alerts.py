@@ -138,6 +138,8 @@ class RaiseAlerts(beam.DoFn):
         """Prepares what does not travel with the pipeline, and asks what was published before this worker began."""
         self._alerts = {alert.name: alert for alert in self._catalog.alerts}
         self._sink = AlertSink(self._settings, self._catalog)
+        if self._alerts:
+            self._sink.prepare()
         client = connect(self._settings, self._settings.database(self._catalog.source))
         self._published = frontier(client, self._catalog)
         client.close()
