@@ -131,8 +131,10 @@ def test_a_command_that_is_killed_and_repeated_produces_each_letter_once(
     with subprocess.Popen(
         command(file, "--yes"), env=os.environ | kafka.environ(), stdout=subprocess.DEVNULL
     ) as killed:
-        await_true(lambda: reached_by_steps(killed, lambda: length(kafka, source) > LARGE))
-        killed.kill()
+        try:
+            await_true(lambda: reached_by_steps(killed, lambda: length(kafka, source) > LARGE))
+        finally:
+            killed.kill()
     written = settled(lambda: length(kafka, source)) - LARGE
     assert 0 < written < LARGE
     code, told = repair(kafka, file, "--yes")
