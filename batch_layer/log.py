@@ -25,6 +25,7 @@ def observe(
         TopicError: There is no such topic.
         KafkaUnavailableError: The broker does not answer.
     """
+    described = kafka.describe(settings, topic, ANSWER_WITHIN_S)
     numbers = kafka.partitions(settings, topic, ANSWER_WITHIN_S)
     admin = kafka.admin(settings)
     begins = _list(admin, topic, numbers, OffsetSpec.earliest())
@@ -45,7 +46,19 @@ def observe(
         ),
         max((found.timestamp for found in greatest.values() if found.offset >= 0), default=None),
         to_epoch_ms(now()),
+        described.topic_id,
+        "compact" in described.cleanup_policy,
     )
+
+
+def stops(settings: Settings, topic: str, until: int) -> dict[int, int]:
+    """By topic partition, the offset of the first record sent at some time (ms) or later; the end where there is none.
+
+    Raises:
+        TopicError: There is no such topic.
+        KafkaUnavailableError: The broker does not answer.
+    """
+    return kafka.offsets_at(settings, topic, until, ANSWER_WITHIN_S)
 
 
 def _within(start: int, end: int) -> int:

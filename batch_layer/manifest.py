@@ -1,17 +1,19 @@
 """The plan of a batch run: which offsets of the log its days need, and when a day must be refused.
 
 An event is at most `FURTHEST_AHEAD_MS` ahead of its record's timestamp, so every event of a day lies at or after the
-first record sent that long before the day began. Copies have the same event time, hence the same day: the slices of a
-day need nothing older. Sessions and alerts reach back from the day, as far as `lookback_ms` says. Late events may lie
-anywhere after, so a run reads to the end of the log as it was when the run began. The `dedup_horizon` offsets before
-its range are read too, to be remembered only.
+first record sent that long before the day began, if timestamps grow along the log. Copies have the same event time,
+hence the same day: the slices of a day need nothing older. Sessions and alerts reach back from the day, as far as
+`lookback_ms` says. The last event of a day was sent no later after its end than the day's events were late, as the
+index of the log says. That is where a run would read; the index then says whether anything of its days lies outside,
+and the range is widened by what does. The `dedup_horizon` offsets before it are read too, to be remembered only.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 
 from metrics.catalog import Catalog
+from metrics.disposition import LEDGER_BLOCK
 from metrics.event import FURTHEST_AHEAD_MS
 from metrics.window import DAY_MS, Window, format_duration, from_epoch_ms, milliseconds, to_epoch_ms
 
@@ -22,6 +24,10 @@ class DayRefusedError(Exception):
 
 class ExpiredError(DayRefusedError):
     """Records that may hold events of the day have expired from the log."""
+
+
+class LostError(DayRefusedError):
+    """The log is not, or not all of, the one that held the events of the day."""
 
 
 class OpenDayError(DayRefusedError):
@@ -56,31 +62,57 @@ class LogState:
         greatest_time: The greatest record timestamp (ms), None in an empty log.
         observed_at: The wall clock (ms) then. A record's timestamp says when it was sent, so a record that is sent from
             then on is late for every day whose lateness was over by then, although an idle log does not show it.
+        topic_id: Of the topic: one that was made anew under its name has another.
+        compacted: Whether the broker may drop records of the topic that are not old.
     """
 
     partitions: tuple[LogPartition, ...]
     greatest_time: int | None
     observed_at: int = 0
+    topic_id: str = ""
+    compacted: bool = False
 
 
 @dataclass(frozen=True)
 class ReadRange:
-    """Offsets of one topic partition: ``[remember_from, start)`` are remembered, ``[start, end)`` are read."""
+    """Offsets of one topic partition: ``[remember_from, start)`` are remembered, ``[start, end)`` are read.
+
+    `log_begin` and `log_end` are those of the log then.
+    """
 
     topic_partition: int
     remember_from: int
     start: int
     end: int
     log_begin: int
+    log_end: int
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What the index of the log counts of a day: well-formed events that happened in it, dead letters sent in it."""
+
+    events: int
+    dead_letters: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run reads for its days; `days` ascend and each stands once. Days up to `last_closed` will not change."""
+    """What a run reads for its days.
+
+    Attributes:
+        days: Ascending, each once.
+        ranges: By topic partition, each once.
+        last_closed: Days up to it will not change; None where that cannot be said of any.
+        topic_id: Of the topic that was planned for.
+        indexed: By day, what the run must find.
+    """
 
     days: tuple[date, ...]
     ranges: tuple[ReadRange, ...]
     last_closed: date | None
+    topic_id: str = ""
+    indexed: Mapping[date, Indexed] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -95,7 +127,7 @@ class Plan:
             f"metrics: {metrics} (catalog version {catalog.version})",
             *(
                 f"{catalog.topic}[{r.topic_partition}]: read offsets {r.start} to {r.end} (end exclusive), "
-                f"remember from {r.remember_from}; the log begins at {r.log_begin}"
+                f"remember from {r.remember_from}; the log has {r.log_begin} to {r.log_end}"
                 for r in self.ranges
             ),
         ]
@@ -127,6 +159,7 @@ def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: b
 
     Raises:
         ExpiredError: Records that may belong to one of the days are no longer in the log.
+        LostError: The topic is compacted.
         OpenDayError: The watermark has not passed the end of a day and the lateness.
         ValueError: No day is asked for.
     """
@@ -134,17 +167,68 @@ def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: b
         msg = "a batch run has at least one day; got none. name a first and a last day"
         raise ValueError(msg)
     ordered = tuple(sorted(set(days)))
+    if log.compacted:
+        msg = (
+            f"topic `{catalog.topic}` must keep every record, and its `cleanup.policy` is compact: what it has dropped "
+            "cannot be counted. set it to delete, and produce again what is missing"
+        )
+        raise LostError(msg)
     _refuse_expired(catalog, ordered, log)
     if not allow_open:
         _refuse_open(catalog, ordered, log)
     return Plan(
         ordered,
         tuple(
-            ReadRange(p.topic_partition, max(p.begin, p.start - catalog.dedup_horizon), p.start, p.end, p.begin)
+            ReadRange(p.topic_partition, max(p.begin, p.start - catalog.dedup_horizon), p.start, p.end, p.begin, p.end)
             for p in log.partitions
         ),
         _last_closed_day(catalog, log),
+        log.topic_id,
     )
+
+
+def fitted(
+    planned: Plan,
+    catalog: Catalog,
+    stops: Mapping[int, int],
+    extents: Mapping[int, tuple[int, int]],
+    indexed: Mapping[date, Indexed],
+) -> Plan:
+    """The plan with ranges that end where their days do, widened by all that the index finds outside of them.
+
+    Args:
+        planned: From `plan`.
+        catalog: Of the source.
+        stops: By topic partition, the offset from which on no record should hold anything of the days.
+        extents: By topic partition, the offsets ``[start, end)`` of the blocks that hold something of the days.
+        indexed: By day, what there is of it.
+
+    Raises:
+        LostError: The log lacks offsets that held something of the days.
+    """
+    ranges = []
+    for each in planned.ranges:
+        start, end = each.start, max(each.start, min(each.end, stops[each.topic_partition]))
+        if each.topic_partition in extents:
+            first, last = extents[each.topic_partition]
+            # of a block that has expired in part, what is left may be all there was: the counts will tell
+            if (first // LEDGER_BLOCK + 1) * LEDGER_BLOCK <= each.log_begin or last > each.log_end:
+                raise _lost(catalog, planned.days, each, first, last)
+            start, end = max(each.log_begin, min(start, first)), max(end, last)
+        remember_from = max(each.log_begin, start - catalog.dedup_horizon)
+        ranges.append(replace(each, remember_from=remember_from, start=start, end=end))
+    return replace(planned, ranges=tuple(ranges), indexed=indexed)
+
+
+def _lost(catalog: Catalog, days: tuple[date, ...], read: ReadRange, first: int, last: int) -> LostError:
+    return LostError(
+        f"topic `{catalog.topic}`, partition {read.topic_partition} held something of {_days(days)} at offsets {first} "
+        f"to {last}, and now has {read.log_begin} to {read.log_end} only. restore it, or choose other days"
+    )
+
+
+def _days(days: tuple[date, ...]) -> str:
+    return f"day {days[0]}" if len(days) == 1 else f"days {days[0]} to {days[-1]}"
 
 
 def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> None:

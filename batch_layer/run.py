@@ -1,10 +1,11 @@
 """A batch run: plan, one Spark job for all days, check, publish."""
 
 import json
+import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
@@ -18,10 +19,12 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's use
 
 from batch_layer import log
 from batch_layer.alerts import alert_writes
+from batch_layer.block_index import counted, extents, latest_ms
 from batch_layer.exact import events_of, exact_states
+from batch_layer.indexing import Indexer, Told, bring_up_to_date
 from batch_layer.job import read_rows, spark_session
 from batch_layer.lookups import Versions, read_versions
-from batch_layer.manifest import Plan, earliest_record_time, plan
+from batch_layer.manifest import Indexed, LostError, Plan, earliest_record_time, fitted, plan
 from batch_layer.publish import (
     WRITTEN,
     ExceptionFrames,
@@ -30,13 +33,26 @@ from batch_layer.publish import (
     ItemFrames,
     StateFrames,
     Target,
+    WriteError,
     Writer,
     check_written,
     publish,
 )
-from batch_layer.rows import DEAD, EVENT, REPAIRS, STATES, TALLY, day_spans, ddl, first_repairs, from_bytes
+from batch_layer.rows import (
+    DEAD,
+    EVENT,
+    REPAIRS,
+    STATES,
+    TALLY,
+    day_spans,
+    ddl,
+    first_repairs,
+    from_bytes,
+    neighbourhood,
+)
 from batch_layer.sessions import SessionCut
 from infra.clickhouse import connect, insert_frame
+from infra.processes import cpu_seconds
 from infra.registry import require_registry
 from infra.settings import Settings
 from metrics.aggregation import SEMANTICS_VERSION
@@ -81,10 +97,14 @@ class PartitionResult:
 
 @dataclass(frozen=True)
 class Day:
-    """Counts of one day: records per disposition, and `events`, those in the exact values."""
+    """Counts of one day: records per disposition, and `events`, those in the exact values.
+
+    `checksum` is of the ids and times of `events`, in any order.
+    """
 
     dispositions: dict[str, int]
     events: int
+    checksum: int = 0
 
     @property
     def copies(self) -> int:
@@ -98,15 +118,62 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
 
 
-def plan_days(settings: Settings, catalog: Catalog, days: Sequence[date], *, allow_open: bool = False) -> Plan:
-    """The plan of a run over these days of the log as it is now; see `batch_layer.manifest.plan` for its refusals.
+def plan_days(
+    settings: Settings,
+    catalog: Catalog,
+    days: Sequence[date],
+    *,
+    allow_open: bool = False,
+    reindex: bool = False,
+    told: Told = lambda *_: None,
+) -> Plan:
+    """The plan of a run over these days of the log as it is now; see `batch_layer.manifest` for its refusals.
+
+    Args:
+        settings: Where Kafka and ClickHouse are.
+        catalog: Of the source.
+        days: UTC days, in any order.
+        allow_open: Whether a day may be planned before the watermark has passed its end and the lateness.
+        reindex: Whether the whole log is read for its index, which is else brought up to date.
+        told: Told how far that is.
 
     Raises:
         RegistryUnavailableError: The catalog's format needs a schema registry, and none answers.
     """
     require_registry(settings, catalog)
     since = earliest_record_time(catalog, days) if days else 0
-    return plan(catalog, days, log.observe(settings, catalog.topic, since), allow_open=allow_open)
+    state = log.observe(settings, catalog.topic, since)
+    planned = plan(catalog, days, state, allow_open=allow_open)
+    schema.apply(connect(settings), catalog, settings.database(catalog.source))
+    indexer = Indexer(settings, catalog, state.topic_id)
+    refuse_former(indexer, planned)
+    index = bring_up_to_date(
+        indexer, {p.topic_partition: (p.begin, p.end) for p in state.partitions}, told, anew=reindex
+    )
+    spans = day_spans(planned.days)
+    last = max(end for _, end in spans) + latest_ms(index, spans)
+    stops = log.stops(settings, catalog.topic, last)
+    indexed = {day: Indexed(*counted(index, span)) for day in planned.days for span in day_spans([day])}
+    return fitted(planned, catalog, stops, extents(index, neighbourhood(catalog, spans)), indexed)
+
+
+def refuse_former(indexer: Indexer, planned: Plan) -> None:
+    """Refuses days of which events stood in a log that the topic's name no longer means.
+
+    Raises:
+        LostError: There are such.
+    """
+    client = indexer.client()
+    for day in planned.days:
+        (span,) = day_spans([day])
+        if former := indexer.in_former_logs(client, span):
+            topic = indexer.catalog.topic
+            listed = ", ".join(f"{events} in the topic of id {topic_id}" for topic_id, events in former.items())
+            msg = (
+                f"topic `{topic}` was made anew: it has id {planned.topic_id}, and {day} had events in a former one "
+                f"({listed}). what is published of that day stays; to count the new topic alone, name another source"
+            )
+            raise LostError(msg)
 
 
 def run(
@@ -117,6 +184,7 @@ def run(
     *,
     allow_open: bool = False,
     session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
+    told: Told = lambda *_: None,
 ) -> list[PartitionResult]:
     """Computes and publishes days in one Spark run; a day without events is published with no rows.
 
@@ -127,25 +195,32 @@ def run(
         run_id_maker: Names the run.
         allow_open: Whether a day may be computed before the watermark has passed its end and the lateness.
         session_of: Opens a Spark session for a number of records.
+        told: Told how far reading the log for its index is.
 
     Raises:
         DayRefusedError: The log, or the history of a lookup, cannot give one of the days; no run was written.
-        WriteError: ClickHouse lost rows; nothing was published.
+        WriteError: ClickHouse lost rows, or the run has read other events than the index of the log; nothing was
+            published.
     """
-    planned = plan_days(settings, catalog, days, allow_open=allow_open)
+    planned = plan_days(settings, catalog, days, allow_open=allow_open, told=told)
     run_id = run_id_maker()
     database = settings.database(catalog.source)
-    schema.apply(connect(settings), catalog, database)
     target = Target(settings, database, run_id)
     client = target.connect()
     lookups = read_versions(settings, client, catalog, planned)
-    started = time.monotonic()
+    started, cpu_before = time.monotonic(), cpu_seconds(os.getpid())
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))
     try:
         with session_of(settings, planned.records) as session:
             counts, ledger = _compute(session, catalog, planned, target, lookups)
-        manifests = _manifests(catalog, run_id, planned, counts, ledger, lookups, time.monotonic() - started)
+            spent = {
+                "wall_seconds": time.monotonic() - started,
+                # of this process and of Spark's on this machine
+                "cpu_seconds": cpu_seconds(os.getpid()) - cpu_before,
+            }
+        check_complete(planned, counts)
+        manifests = _manifests(catalog, run_id, planned, counts, ledger, lookups, spent)
         insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
         publish(client, run_id, planned.days, catalog)
     except BaseException:
@@ -193,26 +268,56 @@ def _compute(
     return counts, ledger
 
 
+def check_complete(planned: Plan, counts: Mapping[date, Day]) -> None:
+    """Compares what a run has read of its days with what the index of the log, another reader, has counted.
+
+    Raises:
+        WriteError: They differ.
+    """
+    for day, found in counts.items():
+        dead = found.dispositions[DEAD_LETTER]
+        read = Indexed(sum(found.dispositions.values()) - dead, dead)
+        if read != planned.indexed[day]:
+            wanted = planned.indexed[day]
+            msg = (
+                f"a run of {day} must read the {wanted.events} events and {wanted.dead_letters} dead letters that the "
+                f"index of the log counts; it read {read.events} and {read.dead_letters}. nothing was published; if "
+                "schemas were registered since, read the log anew by `lockstep batch --reindex`"
+            )
+            raise WriteError(msg)
+
+
 def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[date, Day]:
     """Counts per day, for every day asked for."""
     of_events = events.filter("inside").select(
-        F.expr("date(timestamp_millis(event_time))").alias("day"), "disposition", "exact"
+        F.expr("date(timestamp_millis(event_time))").alias("day"),
+        "disposition",
+        "exact",
+        F.xxhash64("event_id", "event_time").alias("identity"),
     )
     dead = rows.filter(F.col("kind") == DEAD).select(
-        F.expr("date(timestamp_millis(record_time))").alias("day"), "disposition", F.lit(False).alias("exact")
+        F.expr("date(timestamp_millis(record_time))").alias("day"),
+        "disposition",
+        F.lit(False).alias("exact"),
+        F.lit(0).cast("long").alias("identity"),
     )
     counted = (
         of_events.unionAll(dead)
         .groupBy("day", "disposition")
-        .agg(F.count("*").alias("records"), F.expr("count_if(exact)").alias("events"))
+        .agg(
+            F.count("*").alias("records"),
+            F.expr("count_if(exact)").alias("events"),
+            F.expr("bit_xor(IF(exact, identity, 0L))").alias("checksum"),
+        )
         .collect()
     )
     dispositions = {day: dict.fromkeys(DISPOSITIONS, 0) for day in days}
-    events_by_day = dict.fromkeys(days, 0)
+    events_by_day, checksums = dict.fromkeys(days, 0), dict.fromkeys(days, 0)
     for row in counted:
         dispositions[row.day][row.disposition] += row.records
         events_by_day[row.day] += row.events
-    return {day: Day(dispositions[day], events_by_day[day]) for day in days}
+        checksums[row.day] ^= row.checksum
+    return {day: Day(dispositions[day], events_by_day[day], checksums[day]) for day in days}
 
 
 def _manifests(
@@ -222,7 +327,7 @@ def _manifests(
     counts: dict[date, Day],
     ledger: pl.DataFrame,
     lookups: Versions | None,
-    wall_seconds: float,
+    spent: Mapping[str, float],
 ) -> dict[date, tuple[Day, str]]:
     """Each day's counts and its manifest: what was read, what became of it, and by which code."""
     blocks = ledger.to_dicts() if ledger.height else []
@@ -232,7 +337,6 @@ def _manifests(
     ranges = [
         {
             **asdict(r),
-            "log_end": r.end,
             "records": read.get(r.topic_partition, 0),
             **{
                 name: sum(block[name] for block in blocks if block["topic_partition"] == r.topic_partition)
@@ -253,8 +357,11 @@ def _manifests(
             "dispositions": found.dispositions,
             "events": found.events,
             "outside": formed - inside,
+            "indexed": asdict(planned.indexed[day]),
+            "topic_id": planned.topic_id,
             "closed": planned.last_closed is not None and day <= planned.last_closed,
-            "wall_seconds": round(wall_seconds, 3),
+            "checksum": f"{found.checksum & 0xFFFF_FFFF_FFFF_FFFF:016x}",
+            **{name: round(seconds, 3) for name, seconds in spent.items()},
             "code_version": f"{version('lockstep')}+semantics.{SEMANTICS_VERSION}",
             "ledger": [{key: value for key, value in block.items() if key != "read"} for block in blocks],
         }

@@ -5,22 +5,24 @@ committed transactions only). Offsets may have gaps (transaction markers), so `e
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka import IsolationLevel as _Isolation
-from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, ListOffsetsResultInfo, NewTopic, OffsetSpec
 
 from infra.settings import Settings
 
 _TIMEOUT_S = 30.0
-_AWAY = {
+AWAY = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
     KafkaError._RESOLVE,
     KafkaError.REQUEST_TIMED_OUT,
 }
+"""Errors that say that no broker can be reached."""
 
 
 class KafkaUnavailableError(ConnectionError):
@@ -95,9 +97,37 @@ def partitions(settings: Settings, topic: str, timeout_s: float = _TIMEOUT_S) ->
     """
     counts = _partition_counts(settings, admin(settings), timeout_s)
     if topic not in counts:
-        msg = f"topic `{topic}` does not exist at {settings.bootstrap}. produce to it first, as `lockstep ingest` does"
-        raise TopicError(msg)
+        raise _no_topic(settings, topic)
     return list(range(counts[topic]))
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What the broker says of a topic: an id that no other topic of its name has, and its `cleanup.policy`."""
+
+    topic_id: str
+    cleanup_policy: frozenset[str]
+
+
+def describe(settings: Settings, topic: str, timeout_s: float = _TIMEOUT_S) -> Topic:
+    """What the broker says of a topic.
+
+    Raises:
+        TopicError: there is no such topic.
+        KafkaUnavailableError: no broker answered in time.
+    """
+    client = admin(settings)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    try:
+        asked = client.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
+        found = asked[topic].result(timeout_s)
+        config = client.describe_configs([resource], request_timeout=timeout_s)[resource].result(timeout_s)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise _no_topic(settings, topic) from error
+        raise _translated(settings, error, timeout_s) from error
+    policy = config["cleanup.policy"].value or "delete"
+    return Topic(str(found.topic_id), frozenset(part.strip() for part in policy.split(",")))
 
 
 def log_offsets(settings: Settings, topic: str, timeout_s: float = _TIMEOUT_S) -> dict[int, tuple[int, int]]:
@@ -212,6 +242,12 @@ def produce_all(
     return sent - len(failed)
 
 
+def _no_topic(settings: Settings, topic: str) -> TopicError:
+    return TopicError(
+        f"topic `{topic}` does not exist at {settings.bootstrap}. produce to it first, as `lockstep ingest` does"
+    )
+
+
 def _partition_counts(settings: Settings, client: AdminClient, timeout_s: float) -> dict[str, int]:
     try:
         topics = client.list_topics(timeout=timeout_s).topics
@@ -245,7 +281,7 @@ def _await_leaders(client: AdminClient, topic: str, timeout_s: float) -> None:
 
 
 def _translated(settings: Settings, error: KafkaException, timeout_s: float) -> Exception:
-    if error.args[0].code() not in _AWAY:
+    if error.args[0].code() not in AWAY:
         return error
     way_out = "check `LOCKSTEP_KAFKA_BOOTSTRAP`" if settings.kafka_bootstrap else "start the stack with `lockstep up`"
     return KafkaUnavailableError(

@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import socket
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import psutil
 
 _SAME_START_S = 1.0
+_WATCH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,30 @@ def owner_of(port: int) -> str:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     return f"`{psutil.Process(connection.pid).name()}` (pid {connection.pid})"
     return "a process that may not be inspected (another user's, or outside of this container)"
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and all its descendants, those that have ended included."""
+    total = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for member in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                spent = member.cpu_times()
+                total += spent.user + spent.system + spent.children_user + spent.children_system
+    return total
+
+
+def end_with(parent: int) -> None:
+    """Ends this process soon after its parent has, even one that was killed and could tell nobody.
+
+    Args:
+        parent: The pid of the parent.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 
-from metrics.aggregation import Aggregation
+from metrics.aggregation import SEMANTICS_VERSION, Aggregation
 from metrics.alert import Alert
 from metrics.expression import Condition
 from metrics.hashing import digest
@@ -284,6 +284,13 @@ class Catalog:
                 ]
             )
         )
+
+    @cached_property
+    def decoding_version(self) -> str:
+        """A hash of what decides whether a record is an event, and when it happened."""
+        fields = sorted([f.name, f.type, f.scale, f.required] for f in self.fields.values())
+        time = [self.event_time_field, self.event_time_unit]
+        return digest([SEMANTICS_VERSION, self.format, self.event_id, time, fields])
 
     @cached_property
     def shown(self) -> tuple[ShownMetric, ...]:

@@ -125,6 +125,7 @@ def decide(
         dispositions_close(manifest.ranges),
         events_agree(manifest, counts),
         expected_agrees(manifest, counts),
+        index_agrees(manifest),
     )
     causes = {
         "late": manifest.disposed("late"),
@@ -163,7 +164,7 @@ def day_closed(manifest: Manifest) -> Check:
 
 
 def manifest_complete(manifest: Manifest) -> Check:
-    """Each topic partition once, read within what the log held, up to the end that the log had when the run started."""
+    """Each topic partition once, read within what the log held; without an index of the log, up to its end then."""
     faults = []
     if not manifest.ranges:
         faults.append("no range")
@@ -175,7 +176,7 @@ def manifest_complete(manifest: Manifest) -> Check:
         seen.add(read.topic_partition)
         if not read.log_begin <= read.start <= read.end <= read.log_end:
             faults.append(f"{name} read [{read.start}, {read.end}) of a log [{read.log_begin}, {read.log_end})")
-        elif read.end < read.log_end:
+        elif read.end < read.log_end and manifest.indexed is None:
             faults.append(f"{name} ends {read.log_end - read.end} offsets before the end of the log")
         if read.records > read.end - read.start:
             faults.append(f"{name} has {read.records} records in {read.end - read.start} offsets")
@@ -183,6 +184,23 @@ def manifest_complete(manifest: Manifest) -> Check:
         faults.append(f"no range for topic partition {', '.join(map(str, sorted(missing)))}")
     offsets = sum(read.end - read.start for read in manifest.ranges)
     return _check("manifest_complete", faults, f"{len(seen)} topic partitions, {offsets} offsets")
+
+
+def index_agrees(manifest: Manifest) -> Check:
+    """The index of the log, made by another reader, counts as many events and dead letters of the day as were read."""
+    if manifest.indexed is None:
+        return Check("index_agrees", Outcome.NOT_CHECKED, "the run had no index of the log", certifies=False)
+    dead = manifest.disposed("dead_letter")
+    events = sum(manifest.dispositions.values()) - dead
+    faults = [
+        f"{read} {what} read, {counted} in the index of the log"
+        for what, read, counted in (
+            ("events", events, manifest.indexed.events),
+            ("dead letters", dead, manifest.indexed.dead_letters),
+        )
+        if read != counted
+    ]
+    return _check("index_agrees", faults, f"{events} events and {dead} dead letters, read twice")
 
 
 def dispositions_close(ranges: tuple[OffsetRange, ...]) -> Check:

@@ -35,6 +35,13 @@ class OffsetRange(msgspec.Struct, frozen=True, kw_only=True):
         return self.counted + self.late + self.duplicate + self.id_conflict + self.dead_letter
 
 
+class Indexed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the index of the log, made by another reader than the run, counts of a day: events and dead letters."""
+
+    events: int
+    dead_letters: int
+
+
 class LedgerBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Dispositions of one fixed block of offsets, as either layer counted them."""
 
@@ -54,6 +61,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         outside: events in the ranges that belong to other days.
         closed: whether the watermark had passed the day's end and the lateness when the run began.
         ledger: dispositions per block, when the run recorded them.
+        checksum: of the ids and times of `events`, 64 bits in hexadecimal digits.
+        cpu_seconds: of the run and of Spark on its machine.
+        indexed: what the index of the log counts of the day; None where a run had none and read to the log's end.
+        topic_id: of the topic that was read, by which the broker tells it from others of its name.
     """
 
     run_id: str
@@ -67,8 +78,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     outside: int = 0
     closed: bool = True
     wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    checksum: str = ""
     code_version: str = ""
     ledger: tuple[LedgerBlock, ...] = ()
+    indexed: Indexed | None = None
+    topic_id: str = ""
 
     def disposed(self, disposition: str) -> int:
         """Records of this day with that disposition."""

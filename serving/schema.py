@@ -159,6 +159,29 @@ def _source_tables() -> Iterable[Table]:
             replacing=True,
         ),
         Table(
+            "log_blocks",
+            # one row per block of offsets, by the index pass of the batch layer; hours are counted from the epoch
+            (
+                ("topic", "String"),
+                ("topic_id", "String"),
+                ("decoding", "String"),
+                ("topic_partition", "Int32"),
+                ("block", "Int64"),
+                ("begin", "Int64"),
+                ("end", "Int64"),
+                ("records", "UInt64"),
+                ("checksum", "UInt64"),
+                ("events", "Map(Int64, UInt64)"),
+                ("latest", "Map(Int64, Int64)"),
+                ("dead_letters", "Map(Int64, UInt64)"),
+                ("repairs", "Array(Int64)"),
+                ("at", f"{TIME} DEFAULT now64(3)"),
+            ),
+            ("topic", "topic_id", "decoding", "topic_partition", "block"),
+            replacing=True,
+            version="end",
+        ),
+        Table(
             "batch_runs",
             (
                 *run,

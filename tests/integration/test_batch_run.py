@@ -354,7 +354,7 @@ def test_a_run_killed_while_it_writes_leaves_the_views_as_they_were(
     assert left["status"].to_list() == ["running"]
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(services: Settings, unique: str, tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_makes_no_run(services: Settings, unique: str, tmp_path: Path) -> None:
     _, catalog, path = write_catalog(unique, tmp_path)
     log = records(seed=7, count=300)
     produce(services, catalog, log)
@@ -375,5 +375,6 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(services: Settings, unique
         }
     ]
     assert sum(read["end"] - read["start"] for read in printed["ranges"]) == len(log)
-    databases = query_frame(connect(services), "SHOW DATABASES")["name"].to_list()
-    assert services.database(catalog.source) not in databases
+    client = connect(services, services.database(catalog.source))
+    assert query_frame(client, "SELECT count() AS n FROM batch_runs")["n"].to_list() == [0]
+    assert query_frame(client, "SELECT sum(records) AS n FROM log_blocks FINAL")["n"].to_list() == [len(log)]

@@ -54,7 +54,7 @@ def passed(catalog: Catalog, log: Sequence[Record], days: Sequence[date]) -> pa.
     for number in range(PARTITIONS):
         of = [r for r in log if r.topic_partition == number]
         listed = [{"partition": number, "offset": r.offset, "record_time": r.record_time, "value": r.value} for r in of]
-        read = Pass(catalog, (ReadRange(number, 0, 0, len(of), 0),), tuple(days))
+        read = Pass(catalog, (ReadRange(number, 0, 0, len(of), 0, len(of)),), tuple(days))
         found += list(read([pa.RecordBatch.from_pylist(listed, INPUT)]))
     return pa.Table.from_batches(found, arrow_schema(row_schema(catalog)))
 

@@ -9,10 +9,13 @@ import pytest
 
 from batch_layer.manifest import (
     ExpiredError,
+    Indexed,
     LogPartition,
     LogState,
+    LostError,
     OpenDayError,
     earliest_record_time,
+    fitted,
     lookback_ms,
     plan,
 )
@@ -46,6 +49,46 @@ def test_a_run_reads_from_the_first_record_that_may_hold_an_event_of_its_days_to
 def test_the_horizon_is_remembered_no_further_back_than_the_log_reaches():
     planned = plan(CATALOG, [DAY], LogState((partition(begin=350),), CLOSED))
     assert planned.ranges[0].remember_from == 350
+
+
+def fit(stop: int = 1000, extent: tuple[int, int] | None = None, **changes: int | None) -> list[tuple[int, int, int]]:
+    planned = plan(CATALOG, [DAY], LogState((partition(**changes),), CLOSED))
+    extents = {0: extent} if extent else {}
+    found = fitted(planned, CATALOG, {0: stop}, extents, {DAY: Indexed(1, 0)})
+    return [(r.remember_from, r.start, r.end) for r in found.ranges]
+
+
+def test_a_range_ends_where_timestamps_say_that_nothing_of_its_days_can_follow():
+    assert fit(stop=700) == [(300, 400, 700)]
+    assert fit(stop=200) == [(300, 400, 400)]
+    assert fit(stop=2000) == [(300, 400, 1000)]
+
+
+def test_a_range_is_widened_by_what_the_index_finds_outside_of_it():
+    assert fit(stop=700, extent=(500, 600)) == [(300, 400, 700)]
+    assert fit(stop=700, extent=(100, 900)) == [(0, 100, 900)]
+
+
+def test_a_block_that_has_expired_in_part_is_read_from_where_the_log_begins():
+    assert fit(stop=700, extent=(100, 900), begin=350) == [(350, 350, 900)]
+
+
+def test_offsets_that_held_events_of_a_day_and_are_gone_are_refused():
+    with pytest.raises(LostError) as refused:
+        fit(extent=(9_000, 31_000), begin=20_000, start=25_000, end=30_000)
+    assert str(refused.value) == (
+        "topic `events.clickstream.v1`, partition 0 held something of day 2024-01-05 at offsets 9000 to 31000, and now "
+        "has 20000 to 30000 only. restore it, or choose other days"
+    )
+    with pytest.raises(LostError):
+        fit(extent=(21_000, 31_000), begin=20_000, start=25_000, end=30_000)
+    with pytest.raises(LostError):
+        fit(extent=(9_000, 29_000), begin=20_000, start=25_000, end=30_000)
+
+
+def test_a_compacted_topic_is_refused():
+    with pytest.raises(LostError, match=r"its `cleanup.policy` is compact"):
+        plan(CATALOG, [DAY], LogState((partition(),), CLOSED, compacted=True))
 
 
 def test_several_days_are_one_range_in_ascending_order_each_once():
@@ -171,5 +214,5 @@ def test_the_plan_in_words_names_offsets_and_metrics():
     assert lines[0] == "days: 2024-01-05"
     assert lines[1].startswith("metrics: events, events_by_type, distinct_users")
     assert lines[2] == (
-        "events.clickstream.v1[0]: read offsets 400 to 1000 (end exclusive), remember from 300; the log begins at 0"
+        "events.clickstream.v1[0]: read offsets 400 to 1000 (end exclusive), remember from 300; the log has 0 to 1000"
     )

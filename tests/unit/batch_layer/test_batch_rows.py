@@ -63,7 +63,7 @@ def rows_of(  # noqa: PLR0913, PLR0917 - of a test
         for n, (t, v) in enumerate(log)
     ]
     batches = [pa.RecordBatch.from_pylist(records[n : n + batch], SCHEMA) for n in range(0, len(records), batch)]
-    read = Pass(catalog, (ReadRange(0, 0, start, len(log), 0),), tuple(days))
+    read = Pass(catalog, (ReadRange(0, 0, start, len(log), 0, len(log)),), tuple(days))
     found = pl.from_arrow(pa.Table.from_batches(list(read(batches)), arrow_schema(row_schema(catalog))))
     assert isinstance(found, pl.DataFrame)
     return found

@@ -16,6 +16,7 @@ from reconciliation.certificate import (
     manifest_complete,
 )
 from reconciliation.evidence import (
+    Indexed,
     LedgerBlock,
     Manifest,
     ManifestError,
@@ -105,12 +106,25 @@ def test_expected_states_that_lost_events_are_refused():
     assert failed(certificate) == ["expected_agrees"]
 
 
+@pytest.mark.parametrize(("events", "dead_letters"), [(98, 1), (99, 2)])
+def test_a_run_that_read_other_events_than_the_index_of_the_log_is_refused(events, dead_letters):
+    assert decide(manifest(indexed=Indexed(events=99, dead_letters=1)), COUNTS, CLEAN, sketch_windows=0).certified
+    other = manifest(indexed=Indexed(events=events, dead_letters=dead_letters))
+    assert failed(decide(other, COUNTS, CLEAN, sketch_windows=0)) == ["index_agrees"]
+
+
+def test_a_range_may_end_before_the_log_does_where_an_index_says_that_nothing_follows():
+    whole = manifest(offset_range(log_end=130), indexed=Indexed(events=99, dead_letters=1))
+    assert decide(whole, COUNTS, CLEAN, sketch_windows=0).certified
+
+
 def test_without_an_unfiltered_count_the_other_evidence_decides():
     certificate = decide(manifest(), Counts(), CLEAN, sketch_windows=0)
     assert certificate.certified
     assert [check.name for check in certificate.checks if check.outcome is Outcome.NOT_CHECKED] == [
         "events_agree",
         "expected_agrees",
+        "index_agrees",
     ]
 
 
