@@ -14,8 +14,10 @@ from typing import NoReturn
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
-from batch_layer.manifest import DayRefusedError, Plan
+from batch_layer.archive import ArchiveError
+from batch_layer.manifest import Plan
 from batch_layer.publish import WriteError
+from batch_layer.refusals import DayRefusedError
 from batch_layer.run import PartitionResult, plan_days, run
 from infra.catalog_file import load_catalog
 from infra.clickhouse import ClickHouseUnavailableError
@@ -28,7 +30,7 @@ from metrics.catalog import Catalog, CatalogError
 
 DONE, FAILED, USAGE = 0, 1, 2
 _REFUSALS = (
-    *(CatalogError, SettingsError, DayRefusedError, JavaError, JarError),
+    *(CatalogError, SettingsError, DayRefusedError, ArchiveError, JavaError, JarError),
     *(TopicError, KafkaUnavailableError, RegistryUnavailableError, ClickHouseUnavailableError),
 )
 

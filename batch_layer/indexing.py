@@ -1,42 +1,27 @@
 """Brings the index of a log up to date: reads what has come since, once, in a few processes beside each other."""
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from batch_layer.block_index import BLOCKS, HOUR_MS, blocks_of
-from batch_layer.log_reader import Records, read
+from batch_layer.log_reader import Records
+from batch_layer.reading import LogReader
+from batch_layer.tasks import Stretch, Told, carried_out
 from infra.avro import unframe_of
 from infra.clickhouse import connect, insert_frame, query_frame
-from infra.processes import end_with
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.disposition import LEDGER_BLOCK
 from metrics.event import Decoder
-from metrics.origin import origin_in
 
 BLOCKS_PER_TASK = 50
 """What a process reads at once: 500,000 offsets."""
 
 _BLOCKS_PER_INSERT = 10
 _REGISTRY_PATIENCE_S = 60.0
-
-Told = Callable[[str, int, int], None]
-"""Told of progress: what is done, how much more of it, and how much there is in all."""
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Offsets ``[begin, end)`` of a topic partition that the index lacks."""
-
-    topic_partition: int
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -45,11 +30,13 @@ class Indexer:
 
     Attributes:
         topic_id: Of the topic as it is now: one of the same name that was made anew has another log.
+        reader: Of the topic.
     """
 
     settings: Settings
     catalog: Catalog
     topic_id: str
+    reader: LogReader
 
     @property
     def named(self) -> dict[str, str]:
@@ -78,17 +65,16 @@ class Indexer:
         found = query_frame(client, sql, self.named | {"first": first, "last": last})
         return dict(found.select("topic_id", "events").rows())
 
-    def write(self, stretch: Stretch) -> int:
-        """Reads a stretch and writes its blocks; returns how many offsets it has."""
+    def write(self, stretch: Stretch) -> None:
+        """Reads a stretch and writes its blocks."""
         client = self.client()
         unframe = unframe_of(self.settings, self.catalog, patience_s=_REGISTRY_PATIENCE_S)
         decoder = Decoder(self.catalog, unframe)
-        for span, records in _in_blocks(self.settings, self.catalog.topic, stretch):
+        for span, records in _in_blocks(self.reader, stretch):
             decoded = decoder.decode(stretch.topic_partition, records.offsets, records.times, records.values)
-            origins = _origins(self.catalog.topic, stretch.topic_partition, records)
+            origins = records.origins(self.catalog.topic, stretch.topic_partition)
             blocks = blocks_of(stretch.topic_partition, span, records, decoded, origins)
             insert_frame(client, "log_blocks", blocks.with_columns(**{n: pl.lit(v) for n, v in self.named.items()}))
-        return stretch.end - stretch.begin
 
 
 def bring_up_to_date(
@@ -98,7 +84,7 @@ def bring_up_to_date(
 
     Args:
         indexer: Of the topic.
-        offsets: By topic partition the offsets ``[begin, end)`` that the log has.
+        offsets: By topic partition the offsets ``[begin, end)`` that there are.
         told: Told of offsets that were read.
         anew: Whether all of the log is read, and not only what the index lacks.
 
@@ -110,8 +96,8 @@ def bring_up_to_date(
     known = indexer.known(client)
     lacking = missing(known.clear() if anew else known, offsets)
     total = sum(each.end - each.begin for each in lacking)
-    for done in _carried_out(indexer, lacking):
-        told("indexing the log, offsets", done, total)
+    for done, _ in carried_out(indexer.write, lacking):
+        told("indexing the log, offsets", done.end - done.begin, total)
     return indexer.known(client)
 
 
@@ -137,26 +123,10 @@ def missing(index: pl.DataFrame, offsets: Mapping[int, tuple[int, int]]) -> list
     return found
 
 
-def _carried_out(indexer: Indexer, stretches: Sequence[Stretch]) -> Iterable[int]:
-    """How many offsets each stretch had, as they are done."""
-    workers = min(len(stretches), os.cpu_count() or 1)
-    if workers <= 1:
-        yield from map(indexer.write, stretches)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=end_with, initargs=(os.getpid(),)) as pool:
-        futures = [pool.submit(indexer.write, stretch) for stretch in stretches]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _in_blocks(settings: Settings, topic: str, stretch: Stretch) -> Iterable[tuple[tuple[int, int], Records]]:
+def _in_blocks(reader: LogReader, stretch: Stretch) -> Iterable[tuple[tuple[int, int], Records]]:
     """The records of a stretch by runs of whole blocks, with the offsets that they span."""
     held, begin = Records(), stretch.begin
-    for more in read(settings, topic, stretch.topic_partition, stretch.begin, stretch.end):
+    for more in reader.read(stretch.topic_partition, stretch.begin, stretch.end):
         held.extend(more)
         whole = held.offsets[-1] // LEDGER_BLOCK * LEDGER_BLOCK
         if whole - begin >= _BLOCKS_PER_INSERT * LEDGER_BLOCK:
@@ -164,10 +134,3 @@ def _in_blocks(settings: Settings, topic: str, stretch: Stretch) -> Iterable[tup
             yield (begin, whole), done
             begin = whole
     yield (begin, stretch.end), held
-
-
-def _origins(topic: str, topic_partition: int, records: Records) -> dict[int, int]:
-    """By offset of a record, that of the dead letter that it repairs."""
-    named = zip(records.offsets, records.headers, strict=True)
-    found = ((at, origin_in(headers, topic, topic_partition, at)) for at, headers in named if headers)
-    return {offset: origin for offset, origin in found if origin is not None}

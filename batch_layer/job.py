@@ -1,6 +1,5 @@
 """The Spark job: one read of the offsets of a plan, from which everything of a run is computed."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -9,20 +8,19 @@ from pathlib import Path
 
 import pyspark
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
 from batch_layer.lookups import Versions
 from batch_layer.manifest import Plan
-from batch_layer.rows import RECORDS, Pass, ddl, row_schema
+from batch_layer.reading import reader_of
+from batch_layer.rows import Pass, ddl, row_schema
 from infra import jars
 from infra.avro import unframe_of
 from infra.java import find_java, require_spark_module
 from infra.settings import Settings
 from metrics.catalog import Catalog
-from metrics.origin import ORIGIN_PREFIX
 
 ROWS_PER_BATCH = 20_000
-"""Records that a pass decodes together."""
+"""Rows that Spark hands to Python together."""
 
 REGISTRY_PATIENCE_S = 60.0
 """How long a run waits for a schema registry that is away; then it fails, and nothing of it is seen."""
@@ -58,13 +56,6 @@ appender.stderr.layout.pattern = %d{yyyy-MM-dd'T'HH:mm:ss'Z'}{UTC} %p %c{1}: %m%
 SHORT_RUN_RECORDS = 1_000_000
 """Up to here a run ends before Java's optimizing compiler has paid for itself (29 s of CPU against 19 s at 200,000)."""
 
-
-_TEXT = f"CAST(get(filter(headers, h -> h.key = '{ORIGIN_PREFIX}%s'), 0).value AS string)"
-_ORIGIN = (
-    f"IF({_TEXT % 'topic'} = topic AND {_TEXT % 'partition'} = CAST(partition AS string), "
-    f"TRY_CAST({_TEXT % 'offset'} AS bigint), NULL) AS origin"
-)
-"""The offset of the dead letter that a record repairs; NULL for all that name none of their own topic partition."""
 
 RECORDS_PER_TASK = 500_000
 """How many events a task may have to hold at once, where it needs all of some keys."""
@@ -114,30 +105,15 @@ def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
 def read_rows(
     session: SparkSession, settings: Settings, catalog: Catalog, plan: Plan, lookups: Versions | None = None
 ) -> DataFrame:
-    """The rows of one pass over the plan's offsets; see `batch_layer.rows`.
+    """The rows of one pass over the plan's ranges; see `batch_layer.rows`.
 
-    One Spark partition is one topic partition in offset order: `minPartitions` would split it, and dispositions depend
-    on the order.
+    One Spark partition is one topic partition in offset order, for dispositions depend on the order. Python reads the
+    log itself: a record that the JVM hands over costs more than one that Kafka's C client brings.
     """
-    starts = {str(r.topic_partition): r.remember_from for r in plan.ranges}
-    ends = {str(r.topic_partition): r.end for r in plan.ranges}
-    records = (
-        session.read.format("kafka")
-        .option("kafka.bootstrap.servers", settings.bootstrap)
-        .option("assign", json.dumps({catalog.topic: sorted(int(number) for number in starts)}))
-        .option("startingOffsets", json.dumps({catalog.topic: starts}))
-        .option("endingOffsets", json.dumps({catalog.topic: ends}))
-        # A record that expires while the run reads must fail it.
-        .option("failOnDataLoss", "true")
-        .option("kafka.isolation.level", "read_committed")
-        .option("kafka.max.poll.records", "10000")
-        .option("includeHeaders", "true")
-        .load()
-        .select("partition", "offset", F.unix_millis("timestamp").alias("record_time"), "value", F.expr(_ORIGIN))
-    )
-    assert records.columns == list(RECORDS)
     unframe = unframe_of(settings, catalog, patience_s=REGISTRY_PATIENCE_S)
-    return records.mapInArrow(Pass(catalog, plan.ranges, plan.days, unframe, lookups), ddl(row_schema(catalog)))
+    read = Pass(catalog, plan.ranges, plan.days, reader_of(settings, catalog.topic, plan).read, unframe, lookups)
+    count = len(plan.ranges)
+    return session.range(0, count, 1, count).mapInArrow(read, ddl(row_schema(catalog)))
 
 
 def _kafka_jars(settings: Settings) -> list[Path]:

@@ -1,12 +1,14 @@
 """What a run must know of the log before it reads it: a few look-ups at the broker, and no record is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 
-from batch_layer.manifest import LogPartition, LogState
+from batch_layer.archive import ArchivedStretch, reach
+from batch_layer.manifest import LogPartition, LogState, Plan
 from infra import kafka
 from infra.settings import Settings
 from metrics.window import to_epoch_ms
@@ -51,14 +53,49 @@ def observe(
     )
 
 
-def stops(settings: Settings, topic: str, until: int) -> dict[int, int]:
-    """By topic partition, the offset of the first record sent at some time (ms) or later; the end where there is none.
+def with_archive(state: LogState, copied: Mapping[int, Sequence[ArchivedStretch]], since: int) -> LogState:
+    """The topic with what its archive holds from before the log begins.
+
+    Args:
+        state: From `observe`.
+        copied: By topic partition, what the archive holds.
+        since: As it was observed for, in ms.
+    """
+    return replace(
+        state, partitions=tuple(_reaching(p, copied.get(p.topic_partition, ()), since) for p in state.partitions)
+    )
+
+
+def _reaching(found: LogPartition, copied: Sequence[ArchivedStretch], since: int) -> LogPartition:
+    archived = tuple(reach(copied, found.begin))
+    if not archived:
+        return found
+    times = (one.first_time for one in archived if one.first_time is not None)
+    holding = (one.begin for one in archived if one.greatest_time is not None and one.greatest_time >= since)
+    return replace(
+        found,
+        begin=archived[0].begin,
+        first_time=next(times, found.first_time),
+        start=next(holding, found.start),
+        archived=archived,
+        log_begin=found.begin,
+    )
+
+
+def stops(settings: Settings, topic: str, planned: Plan, until: int) -> dict[int, int]:
+    """By topic partition, an offset from which on every record was sent at some time (ms) or later, if times grow.
+
+    It is the end where there is none, and within the archive the end of a stretch.
 
     Raises:
         TopicError: There is no such topic.
         KafkaUnavailableError: The broker does not answer.
     """
-    return kafka.offsets_at(settings, topic, until, ANSWER_WITHIN_S)
+    found = kafka.offsets_at(settings, topic, until, ANSWER_WITHIN_S)
+    for number, stretches in planned.archived.items():
+        reached = (one.end for one in stretches if one.greatest_time is not None and one.greatest_time >= until)
+        found[number] = min(found[number], next(reached, found[number]))
+    return found
 
 
 def _within(start: int, end: int) -> int:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from batch_layer.manifest import ExpiredError
+from batch_layer.refusals import ExpiredError
 from infra import kafka
 from infra.settings import Settings
+from metrics.origin import origin_in
 
 Header = tuple[str, bytes | None]
 
@@ -41,6 +42,14 @@ class Records:
         self.keys += [m.key() for m in messages]
         self.values += [m.value() for m in messages]
         self.headers += [m.headers() for m in messages]
+
+    def origins(self, topic: str, topic_partition: int) -> dict[int, int]:
+        """By offset of a record, that of the dead letter which it repairs."""
+        if not any(self.headers):
+            return {}
+        named = zip(self.offsets, self.headers, strict=True)
+        found = {at: origin_in(headers, topic, topic_partition, at) for at, headers in named if headers}
+        return {offset: origin for offset, origin in found.items() if origin is not None}
 
     def extend(self, others: "Records") -> None:
         """Appends other records."""

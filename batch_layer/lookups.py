@@ -11,7 +11,8 @@ from datetime import date
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from batch_layer.manifest import DayRefusedError, Plan, earliest_event_time, instant
+from batch_layer.manifest import Plan, earliest_event_time, instant
+from batch_layer.refusals import DayRefusedError
 from infra.settings import Settings
 from metrics.catalog import Catalog, Lookup
 from metrics.lookup import Known, VersionReader, joined

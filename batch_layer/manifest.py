@@ -12,26 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 
+from batch_layer.archive import ArchivedStretch
+from batch_layer.refusals import ExpiredError, LostError, OpenDayError
 from metrics.catalog import Catalog
 from metrics.disposition import LEDGER_BLOCK
 from metrics.event import FURTHEST_AHEAD_MS
 from metrics.window import DAY_MS, Window, format_duration, from_epoch_ms, milliseconds, to_epoch_ms
-
-
-class DayRefusedError(Exception):
-    """A day that cannot be computed from the log as it is; the text says why and the way out."""
-
-
-class ExpiredError(DayRefusedError):
-    """Records that may hold events of the day have expired from the log."""
-
-
-class LostError(DayRefusedError):
-    """The log is not, or not all of, the one that held the events of the day."""
-
-
-class OpenDayError(DayRefusedError):
-    """Events of the day that are not late may still come."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +26,12 @@ class LogPartition:
 
     Attributes:
         topic_partition: Its number.
-        begin: The first offset that the log still has.
+        begin: The first offset that the log still has, or the archive.
         end: The end of what is committed, exclusive.
-        first_time: Timestamp of the first record the log still has (ms), None where there is none.
+        first_time: Timestamp of the first record there (ms), None where there is none.
         start: The first offset whose record may hold an event that the days asked for need; `end` where there is none.
+        archived: What is read from the archive: stretches that reach up to what the log still has, or beyond.
+        log_begin: Where the log itself begins; None: at `begin`.
     """
 
     topic_partition: int
@@ -51,6 +39,8 @@ class LogPartition:
     end: int
     first_time: int | None
     start: int
+    archived: tuple[ArchivedStretch, ...] = ()
+    log_begin: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,8 @@ class LogState:
 class ReadRange:
     """Offsets of one topic partition: ``[remember_from, start)`` are remembered, ``[start, end)`` are read.
 
-    `log_begin` and `log_end` are those of the log then.
+    `log_begin` and `log_end` are those of the log then; what lies before it is read from the archive, which begins at
+    `begin`.
     """
 
     topic_partition: int
@@ -86,6 +77,7 @@ class ReadRange:
     end: int
     log_begin: int
     log_end: int
+    begin: int
 
 
 @dataclass(frozen=True)
@@ -106,6 +98,7 @@ class Plan:
         last_closed: Days up to it will not change; None where that cannot be said of any.
         topic_id: Of the topic that was planned for.
         indexed: By day, what the run must find.
+        archived: By topic partition, what is read from the archive.
     """
 
     days: tuple[date, ...]
@@ -113,6 +106,7 @@ class Plan:
     last_closed: date | None
     topic_id: str = ""
     indexed: Mapping[date, Indexed] = field(default_factory=dict)
+    archived: Mapping[int, tuple[ArchivedStretch, ...]] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -128,6 +122,7 @@ class Plan:
             *(
                 f"{catalog.topic}[{r.topic_partition}]: read offsets {r.start} to {r.end} (end exclusive), "
                 f"remember from {r.remember_from}; the log has {r.log_begin} to {r.log_end}"
+                + (f", the archive goes back to {r.begin}" if r.begin < r.log_begin else "")
                 for r in self.ranges
             ),
         ]
@@ -179,11 +174,20 @@ def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: b
     return Plan(
         ordered,
         tuple(
-            ReadRange(p.topic_partition, max(p.begin, p.start - catalog.dedup_horizon), p.start, p.end, p.begin, p.end)
+            ReadRange(
+                topic_partition=p.topic_partition,
+                remember_from=max(p.begin, p.start - catalog.dedup_horizon),
+                start=p.start,
+                end=p.end,
+                log_begin=p.begin if p.log_begin is None else p.log_begin,
+                log_end=p.end,
+                begin=p.begin,
+            )
             for p in log.partitions
         ),
         _last_closed_day(catalog, log),
         log.topic_id,
+        archived={p.topic_partition: p.archived for p in log.partitions if p.archived},
     )
 
 
@@ -212,10 +216,10 @@ def fitted(
         if each.topic_partition in extents:
             first, last = extents[each.topic_partition]
             # of a block that has expired in part, what is left may be all there was: the counts will tell
-            if (first // LEDGER_BLOCK + 1) * LEDGER_BLOCK <= each.log_begin or last > each.log_end:
+            if (first // LEDGER_BLOCK + 1) * LEDGER_BLOCK <= each.begin or last > each.log_end:
                 raise _lost(catalog, planned.days, each, first, last)
-            start, end = max(each.log_begin, min(start, first)), max(end, last)
-        remember_from = max(each.log_begin, start - catalog.dedup_horizon)
+            start, end = max(each.begin, min(start, first)), max(end, last)
+        remember_from = max(each.begin, start - catalog.dedup_horizon)
         ranges.append(replace(each, remember_from=remember_from, start=start, end=end))
     return replace(planned, ranges=tuple(ranges), indexed=indexed)
 
@@ -223,7 +227,7 @@ def fitted(
 def _lost(catalog: Catalog, days: tuple[date, ...], read: ReadRange, first: int, last: int) -> LostError:
     return LostError(
         f"topic `{catalog.topic}`, partition {read.topic_partition} held something of {_days(days)} at offsets {first} "
-        f"to {last}, and now has {read.log_begin} to {read.log_end} only. restore it, or choose other days"
+        f"to {last}, and now has {read.begin} to {read.log_end} only. restore it, or choose other days"
     )
 
 

@@ -8,13 +8,14 @@ metrics, as an Arrow stream; and, of all records read, whatever their day, one *
 
 import io
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 
 import polars as pl
 import pyarrow as pa
 
+from batch_layer.log_reader import Records
 from batch_layer.lookups import Versions
 from batch_layer.manifest import ReadRange, lookback_ms
 from metrics.aggregation import spark_type
@@ -44,8 +45,8 @@ _COMMON = {
     "bucket": "int",
     "payload": "binary",
 }
-RECORDS = {"partition": "int", "offset": "bigint", "record_time": "bigint", "value": "binary", "origin": "bigint"}
-"""Spark types of what a pass reads; `record_time` in ms, `origin` the offset that a repair names, else null."""
+Read = Callable[[int, int, int], Iterator[Records]]
+"""Gives the records of a topic partition from one offset to another, exclusive; see `batch_layer.reading.LogReader`."""
 
 REPAIRED = {"topic_partition": pl.Int32(), "offset": pl.Int64(), "repaired_offset": pl.Int64()}
 """Columns of repairs: the place of a dead letter, and the offset of the first event that names it."""
@@ -69,43 +70,45 @@ def ddl(schema: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over the topic partitions of a plan, one Spark partition each, in offset order.
+    """One pass over the ranges of a plan, each a topic partition and a Spark task, in offset order.
 
-    It is sent to the executors; called with the Arrow batches of one topic partition it yields batches of `row_schema`.
+    It is sent to the executors; called with numbers of ranges, as `spark.range` has them, it yields batches of
+    `row_schema`.
     """
 
     catalog: Catalog
     ranges: tuple[ReadRange, ...]
     days: tuple[date, ...]
+    read: Read
     unframe: Unframe | None = None
     lookups: Versions | None = None
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Reads one topic partition."""
+        """Reads ranges."""
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                yield from self.rows(self.ranges[number])
+
+    def rows(self, span: ReadRange) -> Iterator[pa.RecordBatch]:
+        """Reads one range."""
         reader = PartitionReader(self.catalog, self.unframe, self.lookups.exact if self.lookups else None)
         schema = arrow_schema(row_schema(self.catalog))
-        starts = {r.topic_partition: r.start for r in self.ranges}
+        number = span.topic_partition
         spans = day_spans(self.days)
         reached = neighbourhood(self.catalog, spans)
         folded: dict[int, _Fold] = {n: _Fold(group) for n, group in enumerate(groups(self.catalog))}
         tally = Tally()
         repairs = pl.DataFrame(schema=REPAIRED)
-        topic_partition = 0
-        for batch in batches:
-            if not batch.num_rows:
-                continue
-            topic_partition = batch.column("partition")[0].as_py()
-            offsets, times, values = (batch.column(name).to_pylist() for name in ("offset", "record_time", "value"))
-            start = starts[topic_partition]
-            before = sum(offset < start for offset in offsets) if offsets[0] < start else 0
+        for records in self.read(number, span.remember_from, span.end):
+            before, rest = records.split(span.start)
             if before:
-                reader.remember(topic_partition, offsets[:before], times[:before], values[:before])
-            if before == len(offsets):
+                reader.remember(number, before.offsets, before.times, before.values)
+            if not rest:
                 continue
-            chunk = reader.read(topic_partition, offsets[before:], times[before:], values[before:])
-            tally.add(chunk, len(offsets) - before)
-            if batch.column("origin").null_count < len(offsets):
-                repairs = first_repairs([repairs, _repairs(chunk, offsets, batch.column("origin").to_pylist())])
+            chunk = reader.read(number, rest.offsets, rest.times, rest.values)
+            tally.add(chunk, len(rest))
+            if origins := rest.origins(self.catalog.topic, number):
+                repairs = first_repairs([repairs, _repairs(chunk, origins)])
             yield from to_batches(_event_rows(self.catalog, chunk, spans, reached), schema)
             yield from to_batches(_dead_rows(chunk, spans), schema)
             near = chunk.counted.filter(_in_days(reached, "event_time"))
@@ -114,9 +117,9 @@ class Pass:
             counted = near.filter(_in_days(spans, "event_time"))
             for fold in folded.values():
                 fold.add(near if fold.group.session else counted)
-        for number, fold in folded.items():
+        for group, fold in folded.items():
             # the place orders the states of several topic partitions, on which sums of floats depend
-            yield from to_batches(fold.rows(number, topic_partition), schema)
+            yield from to_batches(fold.rows(group, number), schema)
         yield from to_batches(tally.rows(), schema)
         if not repairs.is_empty():
             yield from to_batches(pl.DataFrame({"kind": [REPAIRS], "payload": [to_bytes(repairs)]}), schema)
@@ -313,10 +316,8 @@ def _dead_rows(chunk: Chunk, spans: list[tuple[int, int]]) -> pl.DataFrame:
     )
 
 
-def _repairs(chunk: Chunk, offsets: list[int], origins: list[int | None]) -> pl.DataFrame:
-    named = pl.DataFrame({"repaired_offset": offsets, "origin": origins}, schema_overrides={"origin": pl.Int64})
-    later = named.filter(pl.col("origin") < pl.col("repaired_offset"))
+def _repairs(chunk: Chunk, origins: Mapping[int, int]) -> pl.DataFrame:
+    kinds = dict.fromkeys(("repaired_offset", "offset"), pl.Int64)
+    named = pl.DataFrame({"repaired_offset": [*origins], "offset": [*origins.values()]}, schema=kinds)
     events = chunk.events.select("topic_partition", repaired_offset="offset")
-    return events.join(later, on="repaired_offset").select(
-        "topic_partition", pl.col("origin").alias("offset"), "repaired_offset"
-    )
+    return events.join(named, on="repaired_offset").select(*REPAIRED)

@@ -19,12 +19,13 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's use
 
 from batch_layer import log
 from batch_layer.alerts import alert_writes
+from batch_layer.archive import Archive
 from batch_layer.block_index import counted, extents, latest_ms
 from batch_layer.exact import events_of, exact_states
-from batch_layer.indexing import Indexer, Told, bring_up_to_date
+from batch_layer.indexing import Indexer, bring_up_to_date
 from batch_layer.job import read_rows, spark_session
 from batch_layer.lookups import Versions, read_versions
-from batch_layer.manifest import Indexed, LostError, Plan, earliest_record_time, fitted, plan
+from batch_layer.manifest import Indexed, Plan, earliest_record_time, fitted, plan
 from batch_layer.publish import (
     WRITTEN,
     ExceptionFrames,
@@ -38,6 +39,8 @@ from batch_layer.publish import (
     check_written,
     publish,
 )
+from batch_layer.reading import reader_of
+from batch_layer.refusals import LostError
 from batch_layer.rows import (
     DEAD,
     EVENT,
@@ -51,6 +54,7 @@ from batch_layer.rows import (
     neighbourhood,
 )
 from batch_layer.sessions import SessionCut
+from batch_layer.tasks import Told
 from infra.clickhouse import connect, insert_frame
 from infra.processes import cpu_seconds
 from infra.registry import require_registry
@@ -143,16 +147,18 @@ def plan_days(
     require_registry(settings, catalog)
     since = earliest_record_time(catalog, days) if days else 0
     state = log.observe(settings, catalog.topic, since)
+    archive = Archive(settings.archive, catalog.topic, state.topic_id)
+    state = log.with_archive(state, archive.stretches(), since)
     planned = plan(catalog, days, state, allow_open=allow_open)
     schema.apply(connect(settings), catalog, settings.database(catalog.source))
-    indexer = Indexer(settings, catalog, state.topic_id)
+    indexer = Indexer(settings, catalog, state.topic_id, reader_of(settings, catalog.topic, planned))
     refuse_former(indexer, planned)
     index = bring_up_to_date(
         indexer, {p.topic_partition: (p.begin, p.end) for p in state.partitions}, told, anew=reindex
     )
     spans = day_spans(planned.days)
     last = max(end for _, end in spans) + latest_ms(index, spans)
-    stops = log.stops(settings, catalog.topic, last)
+    stops = log.stops(settings, catalog.topic, planned, last)
     indexed = {day: Indexed(*counted(index, span)) for day in planned.days for span in day_spans([day])}
     return fitted(planned, catalog, stops, extents(index, neighbourhood(catalog, spans)), indexed)
 

@@ -9,7 +9,7 @@ that it is stored as.
 import io
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
@@ -60,6 +60,12 @@ def unframe_of(settings: Settings, catalog: Catalog, *, patience_s: float | None
         return None
     address = registry_address(settings, catalog)
     return AvroReader(address, catalog.event_time_field, catalog.event_time_unit, patience_s)
+
+
+def schema_ids(values: Iterable[bytes | None]) -> set[int]:
+    """The ids of writer schemas that stand in framed records; of those that are no such records, none."""
+    framed = {value[:HEADER_BYTES] for value in values if value and len(value) >= HEADER_BYTES and value[0] == MAGIC}
+    return {int.from_bytes(head[1:], "big") for head in framed}
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     spark_heap: str = Field(default="2g", pattern=r"^\d+[mg]$")
     spark_master: str = Field(default="local[2]")
 
+    archive_url: str | None = Field(
+        default=None,
+        description="where logs are archived, any fsspec URL; unset: `archive` in the data directory",
+    )
     kafka_retention_hours: int = Field(
         default=-1,
         ge=-1,
@@ -100,11 +104,22 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "java_home", "kafka_bootstrap", "schema_registry", "clickhouse_url", "clickhouse_binary", mode="before"
+        "java_home",
+        "kafka_bootstrap",
+        "schema_registry",
+        "clickhouse_url",
+        "clickhouse_binary",
+        "archive_url",
+        mode="before",
     )
     @classmethod
     def _empty_means_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @property
+    def archive(self) -> str:
+        """URL of the archive of logs."""
+        return self.archive_url or str(self.data_dir.absolute() / "archive")
 
     @property
     def bootstrap(self) -> str:

@@ -143,7 +143,7 @@ def test_spark_reads_what_ingest_wrote(registry: Settings, tmp_path: Path, uniqu
     broken = [{"value": b"\0\0\0\0\x63???", "timestamp": 1_772_323_210_000, "partition": 0}]
     log.produce_all(log.producer(registry), source.topic, broken)
     end = log.log_offsets(registry, source.topic)[0][1]
-    plan = Plan((DAY,), (ReadRange(0, 0, 0, end, 0, end),), None)
+    plan = Plan((DAY,), (ReadRange(0, 0, 0, end, 0, end, 0),), None)
     with spark_session(registry, end) as session:
         rows = read_rows(session, registry, source, plan).collect()
     kinds = sorted((row.kind, row.event_id or row.reason) for row in rows if row.kind in {"event", "dead_letter"})

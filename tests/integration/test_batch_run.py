@@ -21,7 +21,7 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import TopicPartition
 
 from batch_layer.job import spark_session
-from batch_layer.manifest import ExpiredError, OpenDayError
+from batch_layer.refusals import ExpiredError, OpenDayError
 from batch_layer.run import PartitionResult, run
 from infra import kafka as broker
 from infra.clickhouse import connect, query_frame

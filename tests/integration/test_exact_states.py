@@ -16,6 +16,7 @@ from batch_layer import exact
 from batch_layer import sessions as batch_sessions
 from batch_layer.exact import READINGS, events_of, exact_states
 from batch_layer.job import spark_session
+from batch_layer.log_reader import Records
 from batch_layer.manifest import ReadRange, lookback_ms
 from batch_layer.publish import ExpectedFrames, ItemFrames, StateFrames
 from batch_layer.rows import EVENT, NEIGHBOUR, STATES, Pass, arrow_schema, day_spans, neighbourhood, row_schema
@@ -30,10 +31,6 @@ from metrics.reference import Record
 from metrics.session import assign_sessions
 from metrics.totals import Count, Stddev, Sum
 
-INPUT = pa.schema(
-    [("partition", pa.int32())]
-    + [("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary()), ("origin", pa.int64())]
-)
 Tables = dict[str, pl.DataFrame]
 
 
@@ -53,9 +50,11 @@ def passed(catalog: Catalog, log: Sequence[Record], days: Sequence[date]) -> pa.
     found = []
     for number in range(PARTITIONS):
         of = [r for r in log if r.topic_partition == number]
-        listed = [{"partition": number, "offset": r.offset, "record_time": r.record_time, "value": r.value} for r in of]
-        read = Pass(catalog, (ReadRange(number, 0, 0, len(of), 0, len(of)),), tuple(days))
-        found += list(read([pa.RecordBatch.from_pylist(listed, INPUT)]))
+        absent = [None] * len(of)
+        columns = ([r.offset for r in of], [r.record_time for r in of], absent, [r.value for r in of], absent)
+        ranges = (ReadRange(number, 0, 0, len(of), 0, len(of), 0),)
+        made = Pass(catalog, ranges, tuple(days), lambda *_, columns=columns: iter([Records(*columns)]))
+        found += list(made.rows(ranges[0]))
     return pa.Table.from_batches(found, arrow_schema(row_schema(catalog)))
 
 

@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 
 from batch_layer.manifest import (
-    ExpiredError,
     Indexed,
     LogPartition,
     LogState,
-    LostError,
-    OpenDayError,
     earliest_record_time,
     fitted,
     lookback_ms,
     plan,
 )
+from batch_layer.refusals import ExpiredError, LostError, OpenDayError
 from infra.catalog_file import load_catalog
 from metrics.alert import Alert
 from metrics.catalog import Catalog

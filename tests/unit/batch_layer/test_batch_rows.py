@@ -1,7 +1,7 @@
 """What one pass over a topic partition yields, without Spark."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from batch_layer.log_reader import Records
 from batch_layer.manifest import ReadRange
 from batch_layer.publish import ExceptionFrames
 from batch_layer.rows import (
@@ -37,16 +38,28 @@ from metrics.window import DAY_MS, parse_window, to_epoch_ms
 CATALOG = load_catalog(Path(__file__).parents[2] / "data" / "clickstream.yaml")
 DAY = date(2024, 1, 5)
 START = to_epoch_ms(datetime(2024, 1, 5, tzinfo=UTC))
-SCHEMA = pa.schema(
-    [("partition", pa.int32())]
-    + [("offset", pa.int64()), ("record_time", pa.int64()), ("value", pa.binary()), ("origin", pa.int64())]
-)
 Log = list[tuple[int, bytes]]
 
 
 def event(name: str, time: int, kind: str = "purchase") -> bytes:
     body = {"event_id": name, "timestamp": time, "event": kind, "user_id": "u" + name}
     return json.dumps(body | {"session_id": "s", "platform": "web", "acquisition_channel": "ads"}).encode()
+
+
+def records(log: Log, origins: Mapping[int, int], first: int, end: int) -> Records:
+    """A run of the log; headers name what a record repairs."""
+    names = ("topic", "partition", "offset")
+    headers: list[list[tuple[str, bytes | None]] | None] = [
+        [
+            (f"lockstep-origin-{name}", str(part).encode())
+            for name, part in zip(names, (CATALOG.topic, 0, origins[n]), strict=True)
+        ]
+        if n in origins
+        else None
+        for n in range(first, end)
+    ]
+    times, values = zip(*log[first:end], strict=True)
+    return Records([*range(first, end)], [*times], [None] * (end - first), [*values], headers)
 
 
 def rows_of(  # noqa: PLR0913, PLR0917 - of a test
@@ -57,14 +70,16 @@ def rows_of(  # noqa: PLR0913, PLR0917 - of a test
     catalog: Catalog = CATALOG,
     origins: Mapping[int, int] = MappingProxyType({}),
 ) -> pl.DataFrame:
-    """The rows of a pass over a log of (record time, value), handed over in batches of so many records."""
-    records = [
-        {"partition": 0, "offset": n, "record_time": t, "value": v, "origin": origins.get(n)}
-        for n, (t, v) in enumerate(log)
-    ]
-    batches = [pa.RecordBatch.from_pylist(records[n : n + batch], SCHEMA) for n in range(0, len(records), batch)]
-    read = Pass(catalog, (ReadRange(0, 0, start, len(log), 0, len(log)),), tuple(days))
-    found = pl.from_arrow(pa.Table.from_batches(list(read(batches)), arrow_schema(row_schema(catalog))))
+    """The rows of a pass over a log of (record time, value), which comes in runs of so many records."""
+
+    def read(_: int, first: int, end: int) -> Iterator[Records]:
+        for at in range(first, end, batch):
+            yield records(log, origins, at, min(at + batch, end))
+
+    ranges = (ReadRange(0, 0, start, len(log), 0, len(log), 0),)
+    numbers = pa.RecordBatch.from_pydict({"id": [0]})
+    made = Pass(catalog, ranges, tuple(days), read)([numbers])
+    found = pl.from_arrow(pa.Table.from_batches(list(made), arrow_schema(row_schema(catalog))))
     assert isinstance(found, pl.DataFrame)
     return found
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from batch_layer.lookups import LookupHistoryError, Versions, known, refuse_gaps
-from batch_layer.manifest import DayRefusedError, Plan, ReadRange
+from batch_layer.manifest import Plan, ReadRange
+from batch_layer.refusals import DayRefusedError
 from batch_layer.rows import row_schema, used_fields
 from metrics.catalog import Catalog
 from metrics.catalog_build import parse_catalog
@@ -86,7 +87,7 @@ def test_a_run_asks_what_was_known_at_the_offsets_that_it_reads_and_no_others() 
             return Answer()
 
     shop = catalog()
-    planned = Plan((date(2026, 3, 2),), (ReadRange(1, 0, 4, 10, 0, 10), ReadRange(2, 5, 6, 8, 0, 8)), None)
+    planned = Plan((date(2026, 3, 2),), (ReadRange(1, 0, 4, 10, 0, 10, 0), ReadRange(2, 5, 6, 8, 0, 8, 0)), None)
     found = known(Client(), shop, shop.lookups[0], planned)  # type: ignore[arg-type]
     assert [(one["number"], one["start"], one["end"]) for one in asked] == [(1, 4, 10), (2, 6, 8)]
     assert found.spans == ((1, 3, 9, {0: 1}), (1, 9, 12, {0: 2}), (2, 3, 9, {0: 1}), (2, 9, 12, {0: 2}))
