@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -10,6 +11,7 @@ from batch_layer import log_reader
 from batch_layer.archive import Archive, ArchivedStretch, blocks_in
 from batch_layer.log_reader import Records
 from batch_layer.tasks import Stretch, Told, carried_out
+from infra import kafka
 from infra.avro import schema_ids
 from infra.registry import Registry, UnknownSchemaError, registry_address
 from infra.settings import Settings
@@ -54,13 +56,19 @@ class Archiver:
         span = (stretch.begin, stretch.end)
         return self.archive.write(stretch.topic_partition, span, records, self._schemas(records))
 
-    def differing(self, stretch: Stretch) -> list[int]:
-        """Blocks of a stretch of the archive, as it begins and ends there, of which the log holds something else."""
-        span = (stretch.begin, stretch.end)
-        held = self.archive.stretches().get(stretch.topic_partition, [])
-        (copied,) = (one for one in held if (one.begin, one.end) == span)
+    def differing(self, stretch: Stretch, begins: Mapping[int, int]) -> list[int]:
+        """Blocks of a stretch of the archive, as it begins and ends there, of which the log holds something else.
+
+        Args:
+            stretch: Which.
+            begins: By topic partition, where the log begins; what lies before is compared with what was copied alone.
+        """
+        held = self.archive.stretches()[stretch.topic_partition]
+        (copied,) = (one for one in held if (one.begin, one.end) == (stretch.begin, stretch.end))
         self.archive.check(copied)
-        in_log = {block.block: block for block in blocks_in(span, self._read(stretch))}
+        if stretch.begin < begins.get(stretch.topic_partition, stretch.end):
+            return []
+        in_log = {block.block: block for block in blocks_in((stretch.begin, stretch.end), self._read(stretch))}
         return [block.block for block in copied.blocks if in_log[block.block] != block]
 
     def _read(self, stretch: Stretch) -> Records:
@@ -129,24 +137,35 @@ def lacking(
 def compare(
     archiver: Archiver, offsets: Mapping[int, tuple[int, int]], told: Told = lambda *_: None
 ) -> dict[int, list[int]]:
-    """Reads all that both the archive and the log have; by topic partition, blocks of offsets that differ.
+    """Reads the archive, and of the log what both have; by topic partition, the blocks of offsets that differ.
 
-    What the archive alone has is compared with what was copied into it.
+    Args:
+        archiver: Of the topic.
+        offsets: By topic partition the offsets ``[begin, end)`` that the log has.
+        told: Told of offsets that were compared.
 
     Raises:
         ArchiveError: The archive does not hold what was copied into it.
     """
-    both, alone = [], []
-    for number, stretches in archiver.archive.stretches().items():
-        begin = offsets.get(number, (0, 0))[0]
-        for one in stretches:
-            (both if one.begin >= begin else alone).append(Stretch(number, one.begin, one.end))
-            if one.begin < begin:
-                archiver.archive.check(one)
-    total = sum(each.end - each.begin for each in (*both, *alone))
+    copied = archiver.archive.stretches()
+    stretches = [Stretch(number, one.begin, one.end) for number, mine in copied.items() for one in mine]
+    total = sum(each.end - each.begin for each in stretches)
     found: dict[int, list[int]] = {}
-    for stretch, blocks in carried_out(archiver.differing, both):
+    begins = {number: begin for number, (begin, _) in offsets.items()}
+    for stretch, blocks in carried_out(partial(archiver.differing, begins=begins), stretches):
         if blocks:
             found.setdefault(stretch.topic_partition, []).extend(blocks)
         told("comparing archive and log, offsets", stretch.end - stretch.begin, total)
     return found
+
+
+def archiver_of(settings: Settings, catalog: Catalog) -> tuple[Archiver, dict[int, tuple[int, int]]]:
+    """What copies the log of a source, and by topic partition the offsets ``[begin, end)`` that it has.
+
+    Raises:
+        TopicError: There is no such topic.
+        KafkaUnavailableError: No broker answered.
+    """
+    topic = kafka.describe(settings, catalog.topic)
+    archive = Archive(settings.archive, catalog.topic, topic.topic_id)
+    return Archiver(settings, catalog, archive), kafka.log_offsets(settings, catalog.topic)

@@ -36,6 +36,10 @@ class WriteError(Exception):
     """ClickHouse does not hold the rows that the run wrote, so the run is not published."""
 
 
+class PublishedMeanwhileError(WriteError):
+    """Another run published a day that this one computed, so this one is not shown."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a run's rows go."""
@@ -229,17 +233,48 @@ def check_written(client: Client, run_id: str, written: Mapping[str, int]) -> No
             raise WriteError(msg)
 
 
-def publish(client: Client, run_id: str, days: Sequence[date], catalog: Catalog) -> None:
-    """Makes a run current for all its days, metrics and grains at once: one insert of one block."""
+def published(client: Client, days: Sequence[date]) -> dict[date, int]:
+    """How often each of the days was published so far."""
+    sql = (
+        "SELECT partition, count() AS times FROM publications WHERE has({days:Array(Date)}, partition) "
+        "GROUP BY partition"
+    )
+    found = query_frame(client, sql, {"days": [*days]})
+    return dict.fromkeys(days, 0) | dict(found.select("partition", "times").rows())
+
+
+def publish(client: Client, run_id: str, times: Mapping[date, int], catalog: Catalog) -> None:
+    """Makes a run current for some days, one after the other; of each, all metrics and grains at once.
+
+    Of two runs that compute a day at once, one publishes it: both insert under the same token, of which ClickHouse
+    takes the first.
+
+    Args:
+        client: Of the source's database.
+        run_id: The run.
+        times: By day, how often it was published when the run began.
+        catalog: Of the source.
+
+    Raises:
+        PublishedMeanwhileError: Another run published a day since; the days before it in `times` are this run's.
+    """
     versions = {
         "metric_versions": [metric.metric_version for metric in catalog.metrics],
         "alert_versions": [alert.alert_version for alert in catalog.alerts],
     }
-    rows = pl.DataFrame(
-        [{"partition": day, "run_id": run_id, **versions} for day in days],
-        schema_overrides=dict.fromkeys(versions, pl.List(pl.String)),
-    )
-    insert_frame(client, "publications", rows, f"{run_id}/publications")
+    for day, before in times.items():
+        row = {"partition": day, "run_id": run_id, **versions}
+        rows = pl.DataFrame([row], schema_overrides=dict.fromkeys(versions, pl.List(pl.String)))
+        if published(client, [day])[day] == before:
+            insert_frame(client, "publications", rows, f"{day}/{before}")
+        sql = "SELECT run_id FROM publications WHERE partition = {day:Date} ORDER BY published_at"
+        runs = query_frame(client, sql, {"day": day})["run_id"].to_list()
+        if run_id not in runs:
+            msg = (
+                f"{day} was published by run `{runs[-1]}` while run `{run_id}` computed it. nothing of the latter is "
+                "shown of that day; run it again if it is to replace the other"
+            )
+            raise PublishedMeanwhileError(msg)
 
 
 def _partition(group: Group) -> pl.Expr:

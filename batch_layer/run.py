@@ -38,6 +38,7 @@ from batch_layer.publish import (
     Writer,
     check_written,
     publish,
+    published,
 )
 from batch_layer.reading import reader_of
 from batch_layer.refusals import LostError
@@ -213,6 +214,7 @@ def run(
     database = settings.database(catalog.source)
     target = Target(settings, database, run_id)
     client = target.connect()
+    before = published(client, planned.days)
     lookups = read_versions(settings, client, catalog, planned)
     started, cpu_before = time.monotonic(), cpu_seconds(os.getpid())
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
@@ -228,7 +230,7 @@ def run(
         check_complete(planned, counts)
         manifests = _manifests(catalog, run_id, planned, counts, ledger, lookups, spent)
         insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
-        publish(client, run_id, planned.days, catalog)
+        publish(client, run_id, before, catalog)
     except BaseException:
         # The reason of the failure is worth more than its record, which a ClickHouse that is away cannot take.
         with suppress(ClickHouseError, OSError):

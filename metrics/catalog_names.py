@@ -20,7 +20,15 @@ OWN_TABLES = frozenset(
         "ledger",
         "ledger_checks",
     }
-    | {"metric_versions", "partition_lags", "publications", "speed_alarms", "speed_progress", "watermarks"}
+    | {
+        "log_blocks",
+        "metric_versions",
+        "partition_lags",
+        "publications",
+        "speed_alarms",
+        "speed_progress",
+        "watermarks",
+    }
 )
 """The tables of every source."""
 

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from orchestration.cli import alerts, bench, catalog, data, demo, layers, repair, serve, stack, versions
+from orchestration.cli import (
+    alerts,
+    archive,
+    bench,
+    catalog,
+    data,
+    demo,
+    layers,
+    publish,
+    repair,
+    serve,
+    stack,
+    versions,
+)
 from orchestration.cli.common import STATE, guarded
 from orchestration.sources import DEMO_CATALOGS
 
@@ -46,7 +59,7 @@ def options(
     STATE.json_output = False
 
 
-for family in (demo, stack, catalog, versions, data, repair, layers, bench, serve, alerts):
+for family in (demo, stack, catalog, versions, data, repair, layers, publish, archive, bench, serve, alerts):
     family.register(app)
 
 

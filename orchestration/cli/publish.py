@@ -1,0 +1,76 @@
+"""`publish`: what the batch layer has published of a day, and an older run made current again."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from infra.clickhouse import connect
+from orchestration.cli.common import (
+    CatalogOption,
+    JsonOption,
+    SourceOption,
+    load_one,
+    out,
+    parse_day,
+    print_json,
+    settings,
+)
+
+_Day = Annotated[str, typer.Option("--partition", metavar="DAY", help="The UTC day, YYYY-MM-DD.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    family = typer.Typer(no_args_is_help=True, help="Runs of the batch layer that a day has shown.")
+    family.command(name="list")(listed)
+    family.command()(revert)
+    app.add_typer(family, name="publish", rich_help_panel="Layers")
+
+
+def listed(
+    partition: _Day, catalog: CatalogOption = None, source: SourceOption = None, as_json: JsonOption = False
+) -> None:
+    """List what a day has shown, and since when."""
+    from batch_layer.history import editions  # noqa: PLC0415 - Spark takes a second to import
+
+    definition = load_one("what a day has shown", catalog, source).catalog
+    where = settings()
+    client = connect(where, where.database(definition.source))
+    known = editions(client, parse_day(partition))
+    if as_json:
+        shown = [
+            {"run_id": one.run_id, "published_at": one.published_at, "current": one.current, "kept": one.kept}
+            for one in known
+        ]
+        print_json({"partition": partition, "publications": shown})
+        return
+    table = Table(title=f"{definition.source}, {partition}", title_justify="left")
+    for heading in ("published at (UTC)", "run", "shown now", "rows"):
+        table.add_column(heading)
+    for one in known:
+        moment = one.published_at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+        table.add_row(moment, one.run_id, "yes" if one.current else "", "kept" if one.kept else "gone")
+    out.print(table)
+
+
+def revert(
+    partition: _Day,
+    run: Annotated[
+        str | None, typer.Option("--run", help="The run to show again.", show_default="the one before the current one")
+    ] = None,
+    catalog: CatalogOption = None,
+    source: SourceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an older run of a day current again, all its metrics at once."""
+    from batch_layer.history import revert as make_current  # noqa: PLC0415 - as above
+
+    definition = load_one("a revert", catalog, source).catalog
+    where = settings()
+    client = connect(where, where.database(definition.source))
+    before, now = make_current(client, parse_day(partition), run)
+    if as_json:
+        print_json({"partition": partition, "before": before, "now": now})
+        return
+    out.print(f"{partition} of {definition.source} shows run {now} again, and no longer {before}", highlight=False)
