@@ -3,11 +3,13 @@
 import typer
 
 from orchestration.cli.common import (
+    FOUND,
     CatalogOption,
     Failed,
     JsonOption,
     SourceOption,
     err,
+    fail,
     load,
     of_source,
     out,
@@ -51,14 +53,18 @@ def copy(catalog: CatalogOption = None, source: SourceOption = None, as_json: Js
 
 def verify(catalog: CatalogOption = None, source: SourceOption = None, as_json: JsonOption = False) -> None:
     """Read the archive and compare each block with what was copied, and with the log as far as that reaches."""
-    from batch_layer.archiving import archiver_of, compare  # noqa: PLC0415 - as above
+    from batch_layer.archive import ArchiveError  # noqa: PLC0415 - as above
+    from batch_layer.archiving import archiver_of, compare  # noqa: PLC0415
 
     sources, where = load(catalog, source), settings()
     found = []
     for each in sources:
         archiver, offsets = archiver_of(where, each.catalog)
-        with progress_bar(err) as told:
-            differing = compare(archiver, offsets, told)
+        try:
+            with progress_bar(err) as told:
+                differing = compare(archiver, offsets, told)
+        except ArchiveError as error:
+            fail(str(error), FOUND)
         listed = {str(number): blocks for number, blocks in differing.items()}
         found.append(of_source(each, sources, {"topic": each.catalog.topic, "differing": listed}))
         if not as_json:

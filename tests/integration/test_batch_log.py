@@ -1,0 +1,279 @@
+"""What a batch run reads of the log, and of its archive: found, proven, and the same bytes from either."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch_log import DAY_MS, DAYS, produce, records, write_catalog
+from clickhouse_connect.driver.client import Client
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
+from pyspark.sql import SparkSession
+
+from batch_layer import log
+from batch_layer.archive import ArchiveError
+from batch_layer.archiving import Archiver, archiver_of, catch_up, compare
+from batch_layer.history import RevertError, editions, revert
+from batch_layer.indexing import Indexer, bring_up_to_date
+from batch_layer.job import spark_session
+from batch_layer.publish import PublishedMeanwhileError, WriteError, publish, published
+from batch_layer.reading import reader_of
+from batch_layer.refusals import ExpiredError, LostError
+from batch_layer.run import PartitionResult, plan_days, run
+from batch_layer.stale import published_days, stale_days
+from infra import kafka as broker
+from infra.clickhouse import connect, query_frame
+from infra.settings import Settings
+from metrics.catalog import Catalog
+from metrics.reference import Record
+from metrics.window import to_epoch_ms
+
+FIRST = date(2026, 3, 1)
+START = to_epoch_ms(datetime(2026, 3, 1, tzinfo=UTC))
+HOURLY, HOURS = 500, 72
+"""Events an hour in one topic partition, so that a day is more than a block of the index."""
+
+
+@pytest.fixture(scope="module")
+def services(kafka: Settings, clickhouse: Settings) -> Settings:
+    assert kafka == clickhouse
+    return clickhouse
+
+
+@pytest.fixture(scope="module")
+def session(services: Settings) -> Iterator[SparkSession]:
+    with spark_session(services, 10_000) as opened:
+        yield opened
+
+
+class Source:
+    """A source of its own, and the batch layer over it."""
+
+    def __init__(self, settings: Settings, session: SparkSession, catalog: Catalog, path: Path) -> None:
+        self.settings, self.catalog, self.path = settings, catalog, path
+        self._session = session
+
+    def run(self, *days: date) -> list[PartitionResult]:
+        return run(self.settings, self.catalog, days, session_of=lambda *_: nullcontext(self._session))
+
+    @property
+    def client(self) -> Client:
+        return connect(self.settings, self.settings.database(self.catalog.source))
+
+    @property
+    def archiver(self) -> Archiver:
+        return archiver_of(self.settings, self.catalog)[0]
+
+    def offsets(self) -> dict[int, tuple[int, int]]:
+        return broker.log_offsets(self.settings, self.catalog.topic)
+
+    def send(self, *values: tuple[int, bytes]) -> None:
+        """Appends records of (timestamp, value) to the first topic partition."""
+        made = ({"partition": 0, "timestamp": time, "value": value} for time, value in values)
+        broker.produce_all(broker.producer(self.settings), self.catalog.topic, made)
+
+    def manifest(self, day: date, run_id: str) -> dict[str, Any]:
+        sql = (
+            "SELECT manifest FROM batch_runs "
+            "WHERE partition = {day:Date} AND run_id = {run:String} AND status = 'complete'"
+        )
+        return dict(json.loads(query_frame(self.client, sql, {"day": day, "run": run_id})["manifest"].item()))
+
+    def rows(self, run_id: str, day: date) -> dict[str, list[str]]:
+        """All that a run wrote of a day."""
+        tables = [f"{layer}_{metric.name}" for metric in self.catalog.metrics for layer in ("batch", "expected")]
+        sql = "SELECT * EXCEPT run_id FROM {} WHERE run_id = {{run:String}} AND partition = {{day:Date}}"
+        return {
+            table: sorted(map(repr, query_frame(self.client, sql.format(table), {"run": run_id, "day": day}).rows()))
+            for table in [*tables, "batch_exceptions"]
+        }
+
+    def stale(self) -> list[tuple[date, str]]:
+        state = log.observe(self.settings, self.catalog.topic, 0)
+        planned = plan_days(self.settings, self.catalog, [FIRST], allow_open=True)
+        indexer = Indexer(
+            self.settings, self.catalog, state.topic_id, reader_of(self.settings, self.catalog.topic, planned)
+        )
+        index = bring_up_to_date(indexer, self.offsets())
+        return [(one.day, one.why) for one in stale_days(index, published_days(self.client))]
+
+    def expire(self, topic_partition: int, before: int) -> None:
+        admin = broker.admin(self.settings)
+        place = TopicPartition(self.catalog.topic, topic_partition, before)
+        (deleted,) = admin.delete_records([place]).values()
+        assert deleted.result(30).low_watermark == before
+
+
+@pytest.fixture
+def source(services: Settings, session: SparkSession, unique: str, tmp_path: Path) -> Source:
+    _, catalog, path = write_catalog(unique, tmp_path)
+    settings = services.model_copy(update={"archive_url": str(tmp_path / "archive")})
+    return Source(settings, session, catalog, path)
+
+
+def event(name: str, time: int) -> bytes:
+    body = {"id": name, "ts": time, "kind": "purchase", "user": f"u{hash(name) % 7}", "amount": "1.25"}
+    return json.dumps(body).encode()
+
+
+def hours(count: int = HOURS) -> Iterator[tuple[int, bytes]]:
+    """Events in the order of time, and one long after, by which the days are closed."""
+    for number in range(count * HOURLY):
+        time = START + number * 3_600_000 // HOURLY
+        yield time, event(f"e{number}", time)
+    time = START + (count + 2) * 3_600_000
+    yield time, event("last", time)
+
+
+def test_a_run_reads_where_its_day_lies_and_what_came_late_for_it_wherever_that_stands(source: Source) -> None:
+    broker.ensure_topics(source.settings, {source.catalog.topic: 1}, {"retention.ms": "-1"})
+    source.send(*hours())
+    (first,) = source.run(FIRST)
+    assert first.events == 24 * HOURLY
+    (read,) = source.manifest(FIRST, first.run_id)["ranges"]
+    assert (read["start"], read["log_begin"], read["log_end"]) == (0, 0, HOURS * HOURLY + 1)
+    assert 24 * HOURLY <= read["end"] <= 2 * 10_000
+    (second,) = source.run(FIRST + timedelta(days=1))
+    (read,) = source.manifest(FIRST + timedelta(days=1), second.run_id)["ranges"]
+    assert 10_000 <= read["start"] <= 24 * HOURLY and 48 * HOURLY <= read["end"] <= 30_000
+    assert source.stale() == [
+        (date(2026, 3, 3), "never published; the log has 12000 events and 0 dead letters"),
+        (date(2026, 3, 4), "never published; the log has 1 events and 0 dead letters"),
+    ]
+
+    late = (START + 75 * 3_600_000, event("late", START + 5))
+    source.send(late, (START + 76 * 3_600_000, event("e7", START + 7 * 7_200)))
+    assert source.stale()[0] == (FIRST, f"since run `{first.run_id}` 2 events and 0 dead letters came")
+    (again,) = source.run(FIRST)
+    assert again.events == 24 * HOURLY + 1
+    manifest = source.manifest(FIRST, again.run_id)
+    assert manifest["ranges"][0]["end"] == HOURS * HOURLY + 3
+    assert manifest["indexed"] == {"events": 24 * HOURLY + 2, "dead_letters": 0}
+    assert FIRST not in [day for day, _ in source.stale()]
+
+
+def test_a_run_that_reads_other_events_than_the_index_counts_is_not_published(source: Source) -> None:
+    produce(source.settings, source.catalog, records(seed=11, count=600))
+    (first,) = source.run(DAYS[0])
+    source.client.command(
+        "INSERT INTO log_blocks SELECT * REPLACE (mapApply((hour, n) -> (hour, n + 1), events) AS events) "
+        "FROM log_blocks FINAL WHERE topic_partition = 1"
+    )
+    with pytest.raises(WriteError, match=f"a run of {DAYS[0]} must read the .* nothing was published"):
+        source.run(DAYS[0])
+    assert [one.run_id for one in editions(source.client, DAYS[0])] == [first.run_id]
+    failed = query_frame(source.client, "SELECT run_id FROM batch_runs WHERE status = 'failed'")
+    assert failed.height == 1
+
+
+def test_a_topic_that_was_made_anew_or_is_compacted_is_refused(source: Source) -> None:
+    topic, admin = source.catalog.topic, broker.admin(source.settings)
+    produce(source.settings, source.catalog, records(seed=12, count=300))
+    source.run(DAYS[0])
+    (gone,) = admin.delete_topics([topic]).values()
+    gone.result(30)
+    produce(source.settings, source.catalog, records(seed=13, count=200))
+    with pytest.raises(LostError, match=rf"topic `{topic}` was made anew: .* {DAYS[0]} had events in a former one"):
+        source.run(DAYS[0])
+    assert len(editions(source.client, DAYS[0])) == 1
+    entry = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    with pytest.raises(LostError, match=r"its `cleanup.policy` is compact"):
+        source.run(DAYS[1])
+
+
+def test_a_day_from_the_archive_has_the_bytes_that_it_had_from_the_log(source: Source) -> None:
+    sent = records(seed=14, count=3_000)
+    produce(source.settings, source.catalog, sent)
+    before = {result.partition: result for result in source.run(*DAYS)}
+    first = catch_up(source.archiver, source.offsets())
+    assert (first.records, first.gaps) == (len(sent), ())
+    assert catch_up(source.archiver, source.offsets()).records == 0
+    assert compare(source.archiver, source.offsets()) == {}
+
+    # all of the first day is gone from one partition, a part of the second from another
+    source.expire(0, _first_offset(sent, 0, START + DAY_MS + 9 * 3_600_000))
+    source.expire(1, _first_offset(sent, 1, START + DAY_MS // 2))
+    source.client.command("TRUNCATE TABLE log_blocks")
+    after = {result.partition: result for result in source.run(*DAYS)}
+    for day in DAYS:
+        assert source.rows(after[day].run_id, day) == source.rows(before[day].run_id, day)
+        old, new = (source.manifest(day, runs[day].run_id) for runs in (before, after))
+        same = old.keys() - {"run_id", "wall_seconds", "cpu_seconds", "ranges"}
+        assert {name: new[name] for name in same} == {name: old[name] for name in same}
+        assert new["ranges"][0]["begin"] == 0 < new["ranges"][0]["log_begin"]
+    assert compare(source.archiver, source.offsets()) == {}
+
+
+def test_an_archive_with_a_gap_or_with_damage_is_refused_and_said(source: Source, tmp_path: Path) -> None:
+    sent = records(seed=15, count=900)
+    produce(source.settings, source.catalog, sent)
+    source.expire(0, 20)
+    copied = catch_up(source.archiver, source.offsets())
+    assert copied.gaps == ()
+    source.expire(0, _first_offset(sent, 0, START + DAY_MS))
+    with pytest.raises(ExpiredError):
+        source.run(DAYS[0])
+    assert source.run(DAYS[1])[0].published
+
+    file = min((tmp_path / "archive").rglob("sent=2026-03-01/*.parquet"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    done = command(source, "archive", "verify", "--json")
+    assert done.returncode == 1
+    assert "is damaged at `sent=2026-03-01/" in json.loads(done.stdout)["error"]
+    with pytest.raises(ArchiveError, match="is damaged"):
+        compare(source.archiver, source.offsets())
+
+
+def test_of_two_runs_of_a_day_one_is_published_and_the_other_is_told(source: Source) -> None:
+    produce(source.settings, source.catalog, records(seed=16, count=300))
+    (first,) = source.run(DAYS[0])
+    known = published(source.client, [DAYS[0]])
+    publish(source.client, "winner", known, source.catalog)
+    with pytest.raises(PublishedMeanwhileError) as refused:
+        publish(source.client, "loser", known, source.catalog)
+    assert str(refused.value) == (
+        f"{DAYS[0]} was published by run `winner` while run `loser` computed it. nothing of the latter is shown of "
+        "that day; run it again if it is to replace the other"
+    )
+    assert [one.run_id for one in editions(source.client, DAYS[0])] == [first.run_id, "winner"]
+
+
+def test_an_older_run_can_be_shown_again(source: Source) -> None:
+    produce(source.settings, source.catalog, records(seed=17, count=300))
+    with pytest.raises(RevertError, match="was never published"):
+        source.run(DAYS[1])
+        revert(source.client, DAYS[0])
+    (first,) = source.run(DAYS[0])
+    with pytest.raises(RevertError, match="no other run than"):
+        revert(source.client, DAYS[0])
+    source.send((START + 80 * 3_600_000, event("late", START + 5)))
+    (second,) = source.run(DAYS[0])
+    shown = "SELECT sum(value) AS n, min(as_of) AS at FROM events_1d__batch WHERE window_start = '2026-03-01'"
+    assert query_frame(source.client, shown)["n"].item() == second.events == first.events + 1
+
+    done = command(source, "publish", "revert", "--partition", str(DAYS[0]), "--json")
+    assert json.loads(done.stdout) == {"partition": str(DAYS[0]), "before": second.run_id, "now": first.run_id}
+    assert query_frame(source.client, shown)["n"].item() == first.events
+    listed = json.loads(command(source, "publish", "list", "--partition", str(DAYS[0]), "--json").stdout)
+    runs = [(one["run_id"], one["current"]) for one in listed["publications"]]
+    assert runs == [(first.run_id, False), (second.run_id, False), (first.run_id, True)]
+    assert revert(source.client, DAYS[0], second.run_id) == (first.run_id, second.run_id)
+
+
+def command(source: Source, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "orchestration.cli.main", "--catalog", str(source.path), *arguments]
+    where = os.environ | source.settings.environ()
+    return subprocess.run(line, env=where, capture_output=True, text=True, check=False)
+
+
+def _first_offset(sent: Sequence[Record], topic_partition: int, since: int) -> int:
+    return next(r.offset for r in sent if r.topic_partition == topic_partition and r.record_time >= since)
