@@ -16,9 +16,10 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dags
 
 from batch_layer.archive import ArchiveError
 from batch_layer.manifest import Plan
+from batch_layer.planning import plan_days
 from batch_layer.publish import WriteError
 from batch_layer.refusals import DayRefusedError
-from batch_layer.run import PartitionResult, plan_days, run
+from batch_layer.run import PartitionResult, run
 from infra.catalog_file import load_catalog
 from infra.clickhouse import ClickHouseUnavailableError
 from infra.jars import JarError

@@ -11,10 +11,9 @@ states by another check each other.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
-from batch_layer.rows import EVENT, NEIGHBOUR
 from metrics.aggregation import PLACE_BITS
 from metrics.by_value import Quantile
 from metrics.catalog import Catalog, Metric
@@ -35,6 +34,12 @@ SESSION_TIMES = tuple(name for name in SESSION_COLUMNS if name != "chain_events"
 """What names a session besides its key."""
 
 ITEM = "item"
+
+
+def within(time: str, spans: Sequence[tuple[int, int]]) -> Column:
+    """Whether a column of ms lies in one of some stretches of time, ``[start, end)``."""
+    return F.expr(" OR ".join(f"(`{time}` >= {start}L AND `{time}` < {end}L)" for start, end in spans))
+
 
 Cut = Callable[[DataFrame, Group], DataFrame]
 """Gives the events of a group of sessions the columns `SESSION_TIMES`; see `batch_layer.sessions.SessionCut`."""
@@ -79,10 +84,12 @@ def key_columns(group: Group) -> list[str]:
     return [*time_columns(group), *map(dimension_column, group.dimensions)]
 
 
-def events_of(rows: DataFrame) -> DataFrame:
-    """The events among rows: place in the log, and a Boolean for each reading that says whether it takes the event.
+def events_of(events: DataFrame, inside: Column) -> DataFrame:
+    """Events with their place in the log, and a Boolean for each reading that says whether it takes the event.
 
-    `inside` says whether the event is of the days asked for; others are there for the sake of sessions and alerts.
+    Args:
+        events: Rows of `batch_layer.rows` that are events, all copies of each.
+        inside: Whether an event is of the days asked for; others are there for the sake of sessions and alerts.
     """
     copies = Window.partitionBy("event_id", "event_time").orderBy(
         F.col("disposition") == ID_CONFLICT, "topic_partition", "offset"
@@ -90,10 +97,9 @@ def events_of(rows: DataFrame) -> DataFrame:
     first = (F.row_number().over(copies) == 1) & (F.col("disposition") != ID_CONFLICT)
     place = F.col("topic_partition").cast("long") * F.lit(1 << PLACE_BITS) + F.col("offset")
     return (
-        rows.filter(F.col("kind").isin(EVENT, NEIGHBOUR))
-        .withColumns({"exact": first, "place": place, "inside": F.col("kind") == EVENT})
+        events.withColumns({"exact": first, "place": place, "inside": inside})
         .withColumns({reading: F.expr(condition) for reading, condition in READINGS.items() if reading != "exact"})
-        .drop("kind", "group", "bucket", "payload", "record_time", "reason")
+        .drop("kind", "group", "bucket", "day", "payload", "record_time", "reason")
     )
 
 

@@ -177,7 +177,7 @@ class ExpectedFrames:
                     sessions = session_rows(group, metric, states).drop("chain_events")
                     frame = sessions.filter(of_days(self.spans))
                 else:
-                    frame = metric_rows(group, metric, states)
+                    frame = metric_rows(group, metric, states).filter(of_slices(self.spans))
                 version = pl.lit(metric.metric_version).alias("metric_version")
                 yield f"expected_{metric.name}", frame.with_columns(_partition(group), version, *_times(group))
 
@@ -216,15 +216,16 @@ class ExceptionFrames:
         )
 
 
-def check_written(client: Client, run_id: str, written: Mapping[str, int]) -> None:
+def check_written(client: Client, run_id: str, days: Sequence[date], written: Mapping[str, int]) -> None:
     """Compares what the writers say they wrote with what the tables hold.
 
     Raises:
         WriteError: They differ.
     """
     for table, rows in sorted(written.items()):
-        sql = f"SELECT count() AS held FROM {quote(table)} WHERE run_id = {{run_id:String}}"
-        held = query_frame(client, sql, {"run_id": run_id})["held"][0]
+        of_run = "run_id = {run_id:String} AND has({days:Array(Date)}, partition)"
+        sql = f"SELECT count() AS held FROM {quote(table)} WHERE {of_run}"
+        held = query_frame(client, sql, {"run_id": run_id, "days": [*days]})["held"][0]
         if held != rows:
             msg = (
                 f"table `{table}` must hold the {rows} rows that run `{run_id}` wrote; it holds {held}. nothing was "
@@ -275,6 +276,11 @@ def publish(client: Client, run_id: str, times: Mapping[date, int], catalog: Cat
                 "shown of that day; run it again if it is to replace the other"
             )
             raise PublishedMeanwhileError(msg)
+
+
+def of_slices(spans: Sequence[tuple[int, int]]) -> pl.Expr:
+    """Whether a slice begins within the days of these spans."""
+    return pl.any_horizontal([pl.col("slice_start").is_between(*span, closed="left") for span in spans])
 
 
 def _partition(group: Group) -> pl.Expr:

@@ -1,14 +1,14 @@
 """From records to rows: what one pass over a topic partition hands to Spark.
 
-A pass yields rows of six kinds in one schema, so that one read of the log serves everything: an **event** of the days
-asked for, with its disposition and the fields that metrics use; a **neighbour**, the same for an event outside those
-days that a session or an alert of theirs may reach; a **dead letter** of those days; partial **states** of a group of
-metrics, as an Arrow stream; and, of all records read, whatever their day, one **tally** and the **repairs** among them.
+A pass yields rows of five kinds in one schema, so that one read of the log serves everything: an **event** of the days
+asked for, or that a session or an alert of theirs may reach, with its disposition and the fields that metrics use; a
+**dead letter** of those days; partial **states** of a group of metrics, as an Arrow stream; and, of all records read,
+whatever their day, one **tally** and the **repairs** among them.
 """
 
 import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -26,7 +26,8 @@ from metrics.expression import FieldType
 from metrics.fold import SESSION_KEY, Group, groups, merge_states, partial_states
 from metrics.window import DAY_MS, Window, to_epoch_ms
 
-EVENT, NEIGHBOUR, DEAD, STATES, TALLY, REPAIRS = "event", "neighbour", "dead_letter", "states", "tally", "repairs"
+EVENT, DEAD, STATES, TALLY, REPAIRS = "event", "dead_letter", "states", "tally", "repairs"
+EPOCH = date(1970, 1, 1)
 STATE_BUCKETS = 8
 """States are merged in this many parts per group; a slice, at most an hour long, or a session key lies in one."""
 
@@ -43,8 +44,11 @@ _COMMON = {
     "reason": "string",
     "group": "int",
     "bucket": "int",
+    "day": "int",
     "payload": "binary",
 }
+"""`day` is that of states, since `EPOCH`; of sessions, which may go on into the next, null."""
+
 Read = Callable[[int, int, int], Iterator[Records]]
 """Gives the records of a topic partition from one offset to another, exclusive; see `batch_layer.reading.LogReader`."""
 
@@ -109,7 +113,7 @@ class Pass:
             tally.add(chunk, len(rest))
             if origins := rest.origins(self.catalog.topic, number):
                 repairs = first_repairs([repairs, _repairs(chunk, origins)])
-            yield from to_batches(_event_rows(self.catalog, chunk, spans, reached), schema)
+            yield from to_batches(_event_rows(self.catalog, chunk, reached), schema)
             yield from to_batches(_dead_rows(chunk, spans), schema)
             near = chunk.counted.filter(_in_days(reached, "event_time"))
             if self.lookups:
@@ -181,27 +185,30 @@ class _Fold:
             self._merge_at = max(_MERGE_AT_ROWS, 2 * self._rows)
 
     def rows(self, number: int, topic_partition: int) -> pl.DataFrame:
-        """A row per bucket: kind, topic_partition, group, bucket and payload."""
+        """A row per day and bucket: kind, topic_partition, group, bucket, day and payload."""
         if not self._parts:
             return pl.DataFrame()
         states = merge_states(self.group, pl.concat(self._parts))
-        parts = states.with_columns(_bucket(self.group, states)).partition_by("bucket", as_dict=True, include_key=False)
+        split = states.with_columns(_bucket(self.group, states), _day(self.group).alias("day"))
+        parts = split.partition_by("day", "bucket", as_dict=True, include_key=False)
         return pl.DataFrame(
             [
                 {
                     "kind": STATES,
                     "topic_partition": topic_partition,
                     "group": number,
-                    "bucket": key,
+                    "bucket": bucket,
+                    "day": day,
                     "payload": to_bytes(part),
                 }
-                for (key,), part in sorted(parts.items())
+                for (day, bucket), part in sorted(parts.items())
             ],
             schema={
                 "kind": pl.String,
                 "topic_partition": pl.Int32,
                 "group": pl.Int32,
                 "bucket": pl.Int32,
+                "day": pl.Int32,
                 "payload": pl.Binary,
             },
         )
@@ -237,13 +244,13 @@ def from_bytes(payload: bytes) -> pl.DataFrame:
     return pl.read_ipc_stream(io.BytesIO(payload))
 
 
-def neighbourhood(catalog: Catalog, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def neighbourhood(catalog: Catalog, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Milliseconds ``[start, end)`` in which an event may matter to the days of these spans.
 
     A session that its greatest length cuts short ends where the next one begins: the millisecond after a day is in.
     """
     lookback = lookback_ms(catalog)
-    return [(start - lookback, end + 1) for start, end in spans] if lookback else spans
+    return [(start - lookback, end + 1) for start, end in spans] if lookback else [*spans]
 
 
 def arrow_schema(schema: Mapping[str, str]) -> pa.Schema:
@@ -296,11 +303,13 @@ def _bucket(group: Group, states: pl.DataFrame) -> pl.Expr:
     return pl.col(SESSION_KEY).replace_strict(keys, buckets, return_dtype=pl.Int64).alias("bucket")
 
 
-def _event_rows(
-    catalog: Catalog, chunk: Chunk, spans: list[tuple[int, int]], reached: list[tuple[int, int]]
-) -> pl.DataFrame:
+def _day(group: Group) -> pl.Expr:
+    return pl.lit(None, pl.Int32) if group.session else (pl.col("slice_start") // DAY_MS).cast(pl.Int32)
+
+
+def _event_rows(catalog: Catalog, chunk: Chunk, reached: list[tuple[int, int]]) -> pl.DataFrame:
     return chunk.events.filter(_in_days(reached, "event_time")).select(
-        pl.when(_in_days(spans, "event_time")).then(pl.lit(EVENT)).otherwise(pl.lit(NEIGHBOUR)).alias("kind"),
+        pl.lit(EVENT).alias("kind"),
         *_PLACE,
         "event_id",
         "event_time",

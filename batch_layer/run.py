@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
@@ -17,15 +17,12 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
-from batch_layer import log
 from batch_layer.alerts import alert_writes
-from batch_layer.archive import Archive
-from batch_layer.block_index import counted, extents, latest_ms
-from batch_layer.exact import events_of, exact_states
-from batch_layer.indexing import Indexer, bring_up_to_date
+from batch_layer.exact import events_of, exact_states, within
 from batch_layer.job import read_rows, spark_session
 from batch_layer.lookups import Versions, read_versions
-from batch_layer.manifest import Indexed, Plan, earliest_record_time, fitted, plan
+from batch_layer.manifest import Indexed, Plan
+from batch_layer.planning import plan_days
 from batch_layer.publish import (
     WRITTEN,
     ExceptionFrames,
@@ -40,10 +37,9 @@ from batch_layer.publish import (
     publish,
     published,
 )
-from batch_layer.reading import reader_of
-from batch_layer.refusals import LostError
 from batch_layer.rows import (
     DEAD,
+    EPOCH,
     EVENT,
     REPAIRS,
     STATES,
@@ -56,16 +52,15 @@ from batch_layer.rows import (
 )
 from batch_layer.sessions import SessionCut
 from batch_layer.tasks import Told
-from infra.clickhouse import connect, insert_frame
+from infra.clickhouse import insert_frame
 from infra.processes import cpu_seconds
-from infra.registry import require_registry
 from infra.settings import Settings
 from metrics.aggregation import SEMANTICS_VERSION
 from metrics.catalog import Catalog
 from metrics.disposition import COUNTED, DEAD_LETTER, DISPOSITIONS, ID_CONFLICT
-from serving import schema
 
 _WRITERS_AT_ONCE = 4
+PORTION_EVENTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -123,157 +118,173 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
 
 
-def plan_days(
+def run(
     settings: Settings,
     catalog: Catalog,
     days: Sequence[date],
     *,
     allow_open: bool = False,
     reindex: bool = False,
-    told: Told = lambda *_: None,
-) -> Plan:
-    """The plan of a run over these days of the log as it is now; see `batch_layer.manifest` for its refusals.
-
-    Args:
-        settings: Where Kafka and ClickHouse are.
-        catalog: Of the source.
-        days: UTC days, in any order.
-        allow_open: Whether a day may be planned before the watermark has passed its end and the lateness.
-        reindex: Whether the whole log is read for its index, which is else brought up to date.
-        told: Told how far that is.
-
-    Raises:
-        RegistryUnavailableError: The catalog's format needs a schema registry, and none answers.
-    """
-    require_registry(settings, catalog)
-    since = earliest_record_time(catalog, days) if days else 0
-    state = log.observe(settings, catalog.topic, since)
-    archive = Archive(settings.archive, catalog.topic, state.topic_id)
-    state = log.with_archive(state, archive.stretches(), since)
-    planned = plan(catalog, days, state, allow_open=allow_open)
-    schema.apply(connect(settings), catalog, settings.database(catalog.source))
-    indexer = Indexer(settings, catalog, state.topic_id, reader_of(settings, catalog.topic, planned))
-    refuse_former(indexer, planned)
-    index = bring_up_to_date(
-        indexer, {p.topic_partition: (p.begin, p.end) for p in state.partitions}, told, anew=reindex
-    )
-    spans = day_spans(planned.days)
-    last = max(end for _, end in spans) + latest_ms(index, spans)
-    stops = log.stops(settings, catalog.topic, planned, last)
-    indexed = {day: Indexed(*counted(index, span)) for day in planned.days for span in day_spans([day])}
-    return fitted(planned, catalog, stops, extents(index, neighbourhood(catalog, spans)), indexed)
-
-
-def refuse_former(indexer: Indexer, planned: Plan) -> None:
-    """Refuses days of which events stood in a log that the topic's name no longer means.
-
-    Raises:
-        LostError: There are such.
-    """
-    client = indexer.client()
-    for day in planned.days:
-        (span,) = day_spans([day])
-        if former := indexer.in_former_logs(client, span):
-            topic = indexer.catalog.topic
-            listed = ", ".join(f"{events} in the topic of id {topic_id}" for topic_id, events in former.items())
-            msg = (
-                f"topic `{topic}` was made anew: it has id {planned.topic_id}, and {day} had events in a former one "
-                f"({listed}). what is published of that day stays; to count the new topic alone, name another source"
-            )
-            raise LostError(msg)
-
-
-def run(
-    settings: Settings,
-    catalog: Catalog,
-    days: Sequence[date],
-    run_id_maker: Callable[[], str] = new_run_id,
-    *,
-    allow_open: bool = False,
+    most_events: int = PORTION_EVENTS,
     session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
     told: Told = lambda *_: None,
 ) -> list[PartitionResult]:
     """Computes and publishes days in one Spark run; a day without events is published with no rows.
 
+    Of many days some are published while others are still to be computed; those stay when the run fails.
+
     Args:
         settings: Where Kafka and ClickHouse are.
         catalog: What is computed.
         days: UTC days, in any order.
-        run_id_maker: Names the run.
         allow_open: Whether a day may be computed before the watermark has passed its end and the lateness.
+        reindex: Whether the whole log is read for its index, which is else brought up to date.
+        most_events: See `portions`.
         session_of: Opens a Spark session for a number of records.
-        told: Told how far reading the log for its index is.
+        told: Told how far the index of the log is, and then the days.
 
     Raises:
         DayRefusedError: The log, or the history of a lookup, cannot give one of the days; no run was written.
-        WriteError: ClickHouse lost rows, or the run has read other events than the index of the log; nothing was
-            published.
+        WriteError: ClickHouse lost rows, or the run has read other events than the index of the log; of the day that it
+            names nothing was published.
     """
-    planned = plan_days(settings, catalog, days, allow_open=allow_open, told=told)
-    run_id = run_id_maker()
-    database = settings.database(catalog.source)
-    target = Target(settings, database, run_id)
+    planned = plan_days(settings, catalog, days, allow_open=allow_open, reindex=reindex, told=told)
+    run_id = new_run_id()
+    target = Target(settings, settings.database(catalog.source), run_id)
     client = target.connect()
     before = published(client, planned.days)
     lookups = read_versions(settings, client, catalog, planned)
-    started, cpu_before = time.monotonic(), cpu_seconds(os.getpid())
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))
+    done: dict[date, Day] = {}
     try:
+        clock = Clock()
         with session_of(settings, planned.records) as session:
-            counts, ledger = _compute(session, catalog, planned, target, lookups)
-            spent = {
-                "wall_seconds": time.monotonic() - started,
-                # of this process and of Spark's on this machine
-                "cpu_seconds": cpu_seconds(os.getpid()) - cpu_before,
-            }
-        check_complete(planned, counts)
-        manifests = _manifests(catalog, run_id, planned, counts, ledger, lookups, spent)
-        insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
-        publish(client, run_id, before, catalog)
+            read = Reading.of(session, settings, catalog, planned, lookups)
+            for portion in portions(planned, most_events):
+                counts = _computed(read, portion, target)
+                check_complete(planned, counts)
+                manifests = _manifests(read, run_id, counts, clock.spent())
+                insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
+                publish(client, run_id, {day: before[day] for day in portion}, catalog)
+                done |= counts
+                told("days published", len(portion), len(planned.days))
     except BaseException:
         # The reason of the failure is worth more than its record, which a ClickHouse that is away cannot take.
         with suppress(ClickHouseError, OSError):
-            insert_frame(client, "batch_runs", _runs(catalog, run_id, "failed", unknown))
+            left = {day: nothing for day, nothing in unknown.items() if day not in done}
+            insert_frame(client, "batch_runs", _runs(catalog, run_id, "failed", left))
         raise
     return [
         PartitionResult(day, run_id, found.events, found.copies, found.dispositions[DEAD_LETTER], published=True)
-        for day, found in counts.items()
+        for day, found in done.items()
     ]
 
 
-def _compute(
-    session: SparkSession, catalog: Catalog, planned: Plan, target: Target, lookups: Versions | None
-) -> tuple[dict[date, Day], pl.DataFrame]:
-    """Reads the log once, writes all rows, checks that they arrived; returns counts by day and the ledger."""
-    rows = read_rows(session, target.settings, catalog, planned, lookups).persist()
-    events = events_of(rows).persist()
-    counts = _counts(rows, events, planned.days)
-    whole = rows.filter(F.col("kind").isin(TALLY, REPAIRS)).select("kind", "payload").collect()
-    tallies, repairs = ([from_bytes(bytes(r.payload)) for r in whole if r.kind == kind] for kind in (TALLY, REPAIRS))
-    ledger = pl.concat(tallies) if tallies else pl.DataFrame()
+def portions(planned: Plan, most_events: int) -> Iterator[tuple[date, ...]]:
+    """The days of a plan in parts that are computed and published one after the other.
 
-    def write(name: str, frame: DataFrame, frames: Frames) -> Counter[str]:
-        written = frame.mapInArrow(Writer(target, frames, name), ddl(WRITTEN)).collect()
-        return sum((Counter({row.table: row.rows}) for row in written), Counter())
+    A part has as many events as `most_events`, or is a day. So a run that is killed loses no more than that, while days
+    of few events share what Spark costs for each part.
+    """
+    held: list[date] = []
+    events = 0
+    for day in planned.days:
+        more = planned.indexed[day].events
+        if held and events + more > most_events:
+            yield tuple(held)
+            held, events = [], 0
+        held.append(day)
+        events += more
+    yield tuple(held)
 
-    exceptions = rows.filter((F.col("kind") == DEAD) | ((F.col("kind") == EVENT) & (F.col("disposition") != COUNTED)))
-    states = rows.filter(F.col("kind") == STATES).select("topic_partition", "group", "bucket", "payload")
-    states = states.repartition("group", "bucket")
-    spans = tuple(day_spans(planned.days))
-    writes: list[tuple[str, DataFrame, Frames]] = [
-        ("expected", states, ExpectedFrames(catalog, spans)),
-        *(
-            (f"exact{number}", e.frame, (ItemFrames if e.by_value else StateFrames)(e.group, e.metrics))
-            for number, e in enumerate(exact_states(catalog, events, SessionCut(spans)))
-        ),
-        ("exceptions", exceptions.coalesce(1), ExceptionFrames(catalog.topic, first_repairs(repairs))),
-        *alert_writes(catalog, events, planned.days, target.connect(), target.database),
-    ]
-    with ThreadPoolExecutor(_WRITERS_AT_ONCE) as pool:
-        written = sum(pool.map(lambda job: write(*job), writes), Counter())
-    check_written(target.connect(), target.run_id, written)
-    return counts, ledger
+
+class Clock:
+    """What a run has taken since it began: of the processor, this process's time and that of Spark on this machine."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), cpu_seconds(os.getpid())
+
+    def spent(self) -> dict[str, float]:
+        """`wall_seconds` and `cpu_seconds`."""
+        return {"wall_seconds": time.monotonic() - self._wall, "cpu_seconds": cpu_seconds(os.getpid()) - self._cpu}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one pass over the log has found, for all days of a plan.
+
+    Attributes:
+        rows: Of `batch_layer.rows`, kept by Spark.
+        ledger: A row per topic partition and block of offsets, with `read`, the records of the topic partition.
+        repairs: `batch_layer.rows.REPAIRED` of the whole range.
+    """
+
+    catalog: Catalog
+    planned: Plan
+    lookups: Versions | None
+    rows: DataFrame
+    ledger: pl.DataFrame
+    repairs: pl.DataFrame
+
+    @classmethod
+    def of(
+        cls, session: SparkSession, settings: Settings, catalog: Catalog, planned: Plan, lookups: Versions | None
+    ) -> "Reading":
+        """Reads the log once."""
+        rows = read_rows(session, settings, catalog, planned, lookups).persist()
+        whole = rows.filter(F.col("kind").isin(TALLY, REPAIRS)).select("kind", "payload").collect()
+        tallies, repairs = (
+            [from_bytes(bytes(row.payload)) for row in whole if row.kind == kind] for kind in (TALLY, REPAIRS)
+        )
+        ledger = pl.concat(tallies) if tallies else pl.DataFrame()
+        return cls(catalog, planned, lookups, rows, ledger, first_repairs(repairs))
+
+    def events(self, spans: Sequence[tuple[int, int]]) -> DataFrame:
+        """The events of some days (ms) and those that their sessions and alerts may reach; see `exact.events_of`."""
+        near = within("event_time", neighbourhood(self.catalog, spans))
+        return events_of(self.rows.filter(F.col("kind") == EVENT).filter(near), within("event_time", spans))
+
+    def exceptions(self, spans: Sequence[tuple[int, int]]) -> DataFrame:
+        """The records of some days (ms) that were not counted."""
+        dead = (F.col("kind") == DEAD) & within("record_time", spans)
+        left_out = (F.col("kind") == EVENT) & (F.col("disposition") != COUNTED) & within("event_time", spans)
+        return self.rows.filter(dead | left_out)
+
+    def states(self, days: Sequence[date]) -> DataFrame:
+        """The states of some days, and those of all sessions."""
+        numbers = [(day - EPOCH).days for day in days]
+        mine = F.col("day").isNull() | F.col("day").isin(numbers)
+        chosen = self.rows.filter((F.col("kind") == STATES) & mine)
+        return chosen.select("topic_partition", "group", "bucket", "payload").repartition("group", "bucket")
+
+
+def _computed(read: Reading, days: tuple[date, ...], target: Target) -> dict[date, Day]:
+    """Writes all rows of some days and checks that they arrived; returns counts by day."""
+    catalog, spans = read.catalog, tuple(day_spans(days))
+    events = read.events(spans).persist()
+    try:
+        counts = _counts(read.rows, events, days)
+
+        def write(name: str, frame: DataFrame, frames: Frames) -> Counter[str]:
+            written = frame.mapInArrow(Writer(target, frames, f"{days[0]}/{name}"), ddl(WRITTEN)).collect()
+            return sum((Counter({row.table: row.rows}) for row in written), Counter())
+
+        writes: list[tuple[str, DataFrame, Frames]] = [
+            ("expected", read.states(days), ExpectedFrames(catalog, spans)),
+            *(
+                (f"exact{number}", e.frame, (ItemFrames if e.by_value else StateFrames)(e.group, e.metrics))
+                for number, e in enumerate(exact_states(catalog, events, SessionCut(spans)))
+            ),
+            ("exceptions", read.exceptions(spans).coalesce(1), ExceptionFrames(catalog.topic, read.repairs)),
+            *alert_writes(catalog, events, days, target.connect(), target.database),
+        ]
+        with ThreadPoolExecutor(_WRITERS_AT_ONCE) as pool:
+            written = sum(pool.map(lambda job: write(*job), writes), Counter())
+    finally:
+        events.unpersist()
+    check_written(target.connect(), target.run_id, days, written)
+    return counts
 
 
 def check_complete(planned: Plan, counts: Mapping[date, Day]) -> None:
@@ -303,7 +314,7 @@ def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[da
         "exact",
         F.xxhash64("event_id", "event_time").alias("identity"),
     )
-    dead = rows.filter(F.col("kind") == DEAD).select(
+    dead = rows.filter((F.col("kind") == DEAD) & within("record_time", day_spans(days))).select(
         F.expr("date(timestamp_millis(record_time))").alias("day"),
         "disposition",
         F.lit(False).alias("exact"),
@@ -329,23 +340,17 @@ def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[da
 
 
 def _manifests(
-    catalog: Catalog,
-    run_id: str,
-    planned: Plan,
-    counts: dict[date, Day],
-    ledger: pl.DataFrame,
-    lookups: Versions | None,
-    spent: Mapping[str, float],
+    read: Reading, run_id: str, counts: Mapping[date, Day], spent: Mapping[str, float]
 ) -> dict[date, tuple[Day, str]]:
     """Each day's counts and its manifest: what was read, what became of it, and by which code."""
-    blocks = ledger.to_dicts() if ledger.height else []
-    read = {block["topic_partition"]: block["read"] for block in blocks}
+    catalog, planned = read.catalog, read.planned
+    blocks = read.ledger.to_dicts() if read.ledger.height else []
+    records = {block["topic_partition"]: block["read"] for block in blocks}
     formed = sum(block[name] for block in blocks for name in DISPOSITIONS if name != DEAD_LETTER)
-    inside = sum(n for day in counts.values() for name, n in day.dispositions.items() if name != DEAD_LETTER)
     ranges = [
         {
             **asdict(r),
-            "records": read.get(r.topic_partition, 0),
+            "records": records.get(r.topic_partition, 0),
             **{
                 name: sum(block[name] for block in blocks if block["topic_partition"] == r.topic_partition)
                 for name in DISPOSITIONS
@@ -355,26 +360,27 @@ def _manifests(
     ]
     manifests = {}
     for day, found in counts.items():
+        inside = sum(n for name, n in found.dispositions.items() if name != DEAD_LETTER)
         manifest = {
             "run_id": run_id,
             "source": catalog.source,
             "topic": catalog.topic,
+            "topic_id": planned.topic_id,
             "partition": day.isoformat(),
             "catalog_version": catalog.version,
             "ranges": ranges,
             "dispositions": found.dispositions,
             "events": found.events,
+            "checksum": f"{found.checksum & 0xFFFF_FFFF_FFFF_FFFF:016x}",
             "outside": formed - inside,
             "indexed": asdict(planned.indexed[day]),
-            "topic_id": planned.topic_id,
             "closed": planned.last_closed is not None and day <= planned.last_closed,
-            "checksum": f"{found.checksum & 0xFFFF_FFFF_FFFF_FFFF:016x}",
             **{name: round(seconds, 3) for name, seconds in spent.items()},
             "code_version": f"{version('lockstep')}+semantics.{SEMANTICS_VERSION}",
             "ledger": [{key: value for key, value in block.items() if key != "read"} for block in blocks],
         }
-        if lookups:
-            manifest["lookups"] = lookups.positions
+        if read.lookups:
+            manifest["lookups"] = read.lookups.positions
         manifests[day] = (found, json.dumps(manifest))
     return manifests
 

@@ -8,7 +8,8 @@ from functools import cache
 from pyspark.sql import SparkSession
 
 from batch_layer.job import spark_session
-from batch_layer.run import PartitionResult, plan_days, run
+from batch_layer.planning import plan_days
+from batch_layer.run import PartitionResult, run
 from infra.settings import Settings
 from metrics.catalog import Catalog
 

@@ -72,8 +72,8 @@ def batch(
 
     A range of days is one Spark run, and all sources share its session. No source is computed when one is refused.
     """
+    from batch_layer.planning import plan_days  # noqa: PLC0415 - Spark takes a second to import
     from batch_layer.publish import WriteError  # noqa: PLC0415
-    from batch_layer.run import plan_days  # noqa: PLC0415 - Spark takes a second to import
     from batch_layer.sources import run_all  # noqa: PLC0415
 
     sources = load(catalog, source)

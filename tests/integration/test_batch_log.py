@@ -23,10 +23,11 @@ from batch_layer.archiving import Archiver, archiver_of, catch_up, compare
 from batch_layer.history import RevertError, editions, revert
 from batch_layer.indexing import Indexer, bring_up_to_date
 from batch_layer.job import spark_session
+from batch_layer.planning import plan_days
 from batch_layer.publish import PublishedMeanwhileError, WriteError, publish, published
 from batch_layer.reading import reader_of
 from batch_layer.refusals import ExpiredError, LostError
-from batch_layer.run import PartitionResult, plan_days, run
+from batch_layer.run import PartitionResult, run
 from batch_layer.stale import published_days, stale_days
 from infra import kafka as broker
 from infra.clickhouse import connect, query_frame

@@ -14,12 +14,12 @@ from pyspark.sql import DataFrame, SparkSession
 
 from batch_layer import exact
 from batch_layer import sessions as batch_sessions
-from batch_layer.exact import READINGS, events_of, exact_states
+from batch_layer.exact import READINGS, events_of, exact_states, within
 from batch_layer.job import spark_session
 from batch_layer.log_reader import Records
 from batch_layer.manifest import ReadRange, lookback_ms
 from batch_layer.publish import ExpectedFrames, ItemFrames, StateFrames
-from batch_layer.rows import EVENT, NEIGHBOUR, STATES, Pass, arrow_schema, day_spans, neighbourhood, row_schema
+from batch_layer.rows import EVENT, STATES, Pass, arrow_schema, day_spans, neighbourhood, row_schema
 from batch_layer.sessions import SessionCut, of_days
 from infra.settings import Settings
 from metrics.aggregation import Aggregation
@@ -64,7 +64,8 @@ def tables(frames: Any, rows: pl.DataFrame) -> Tables:
 
 def written(session: SparkSession, catalog: Catalog, rows: pa.Table, days: Sequence[date]) -> Tables:
     """What a run would write into `batch_<m>`."""
-    events = events_of(session.createDataFrame(rows)).persist()
+    listed = session.createDataFrame(rows).filter(f"kind = '{EVENT}'")
+    events = events_of(listed, within("event_time", day_spans(days))).persist()
     found: Tables = {}
     for made in exact_states(catalog, events, SessionCut(tuple(day_spans(days)))):
         kind = ItemFrames if made.by_value else StateFrames
@@ -81,7 +82,7 @@ def polars_of(frame: DataFrame) -> pl.DataFrame:
 
 def readings(rows: pa.Table) -> Tables:
     """The events of each reading, by polars."""
-    events = pl.DataFrame(pl.from_arrow(rows)).filter(pl.col("kind").is_in([EVENT, NEIGHBOUR]))
+    events = pl.DataFrame(pl.from_arrow(rows)).filter(pl.col("kind") == EVENT)
     copies = events.filter(pl.col("disposition") != ID_CONFLICT).sort("topic_partition", "offset")
     return {
         "exact": copies.unique(["event_id", "event_time"], keep="first", maintain_order=True),
@@ -90,17 +91,21 @@ def readings(rows: pa.Table) -> Tables:
     }
 
 
+def inside(days: Sequence[date]) -> pl.Expr:
+    return pl.any_horizontal([pl.col("event_time").is_between(*span, closed="left") for span in day_spans(days)])
+
+
 def by_polars(group: Group, metric: Metric, events: pl.DataFrame, days: Sequence[date]) -> pl.DataFrame:
     """The states of a metric over events, with columns as in tables."""
     if group.session:
         states = session_rows(group, metric, partial_states(group, events)).drop("chain_events")
         return states.filter(of_days(day_spans(days)))
-    return metric_rows(group, metric, partial_states(group, events.filter(pl.col("kind") == EVENT)))
+    return metric_rows(group, metric, partial_states(group, events.filter(inside(days))))
 
 
 def items_by_polars(group: Group, metric: Metric, events: pl.DataFrame, days: Sequence[date]) -> pl.DataFrame:
     """The distinct values of a metric with their counts."""
-    chosen = selected(group, metric, events if group.session else events.filter(pl.col("kind") == EVENT))
+    chosen = selected(group, metric, events if group.session else events.filter(inside(days)))
     if group.session:
         chosen = chosen.rename({"slice_start": "event_time"}).with_columns(events=pl.lit(1, pl.UInt64))
         chosen = assign_sessions(chosen, group.dimensions, group.session).filter(of_days(day_spans(days)))
