@@ -10,6 +10,7 @@ from pyspark.sql import SparkSession
 from batch_layer.job import spark_session
 from batch_layer.planning import plan_days
 from batch_layer.run import PartitionResult, run
+from batch_layer.tasks import Told
 from infra.settings import Settings
 from metrics.catalog import Catalog
 
@@ -20,7 +21,9 @@ def run_all(
     days: Sequence[date],
     *,
     allow_open: bool = False,
+    reindex: bool = False,
     session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
+    told: Told = lambda *_: None,
 ) -> list[list[PartitionResult]]:
     """Computes and publishes days of each source in turn; a source's days become visible when it is done.
 
@@ -29,7 +32,9 @@ def run_all(
         catalogs: What is computed.
         days: UTC days, in any order.
         allow_open: Whether a day may be computed before the watermark has passed its end and the lateness.
+        reindex: Whether the whole log is read for its index, which is else brought up to date.
         session_of: Opens a Spark session for a number of records.
+        told: Told how far the index of the log is, and then the days.
 
     Returns:
         What `run` returns, per catalog.
@@ -38,7 +43,9 @@ def run_all(
         DayRefusedError: The log of a source cannot give one of the days; nothing was written.
         WriteError: ClickHouse lost rows; nothing of that source was published, nor of those after it.
     """
-    plans = [plan_days(settings, catalog, days, allow_open=allow_open) for catalog in catalogs]
+    plans = [
+        plan_days(settings, catalog, days, allow_open=allow_open, reindex=reindex, told=told) for catalog in catalogs
+    ]
     most = max((plan.records for plan in plans), default=0)
     with ExitStack() as opened:
 
@@ -49,6 +56,6 @@ def run_all(
         results = []
         for catalog in catalogs:
             shared = lambda *_: nullcontext(session())  # noqa: E731 - opened by the first run that gets so far
-            results.append(run(settings, catalog, days, allow_open=allow_open, session_of=shared))
+            results.append(run(settings, catalog, days, allow_open=allow_open, session_of=shared, told=told))
             session().catalog.clearCache()  # what was kept for one source is of no use to the next
         return results

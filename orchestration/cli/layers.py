@@ -26,6 +26,7 @@ from orchestration.cli.common import (
     print_json,
     settings,
 )
+from orchestration.progress import progress_bar
 from orchestration.sources import SourceFile
 
 _First = Annotated[str, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")]
@@ -64,6 +65,9 @@ def batch(
     allow_open: Annotated[
         bool, typer.Option("--allow-open", help="Compute a day even though events that count may still come.")
     ] = False,
+    reindex: Annotated[
+        bool, typer.Option("--reindex", help="Read the whole log again for its index: after a fix to schemas.")
+    ] = False,
     catalog: CatalogOption = None,
     source: SourceOption = None,
     as_json: JsonOption = False,
@@ -80,12 +84,17 @@ def batch(
     days = days_between(parse_day(first), parse_day(last))
     where = settings()
     if dry_run:
-        plans = [plan_days(where, each.catalog, days, allow_open=allow_open) for each in sources]
+        with progress_bar(err) as told:
+            plans = [
+                plan_days(where, each.catalog, days, allow_open=allow_open, reindex=reindex, told=told)
+                for each in sources
+            ]
         _show_plans(sources, plans, as_json)
         return
-    with err.status(f"computing {first} to {last}"):
+    with progress_bar(err) as told:
         try:
-            results = run_all(where, [each.catalog for each in sources], days, allow_open=allow_open)
+            catalogs = [each.catalog for each in sources]
+            results = run_all(where, catalogs, days, allow_open=allow_open, reindex=reindex, told=told)
         except WriteError as error:
             fail(str(error), FOUND)
     found = [(each, result) for each, of_it in zip(sources, results, strict=True) for result in of_it]
