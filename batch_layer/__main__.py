@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date, timedelta
@@ -20,6 +21,7 @@ from batch_layer.planning import plan_days
 from batch_layer.publish import WriteError
 from batch_layer.refusals import DayRefusedError
 from batch_layer.run import PartitionResult, run
+from batch_layer.tasks import Told
 from infra.catalog_file import load_catalog
 from infra.clickhouse import ClickHouseUnavailableError
 from infra.jars import JarError
@@ -30,6 +32,7 @@ from infra.settings import SettingsError, load_settings
 from metrics.catalog import Catalog, CatalogError
 
 DONE, FAILED, USAGE = 0, 1, 2
+_LINES = 20
 _REFUSALS = (
     *(CatalogError, SettingsError, DayRefusedError, ArchiveError, JavaError, JarError),
     *(TopicError, KafkaUnavailableError, RegistryUnavailableError, ClickHouseUnavailableError),
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DONE
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
             with open_dagster_pipes() as pipes:
-                results = run(settings, catalog, days, allow_open=arguments.allow_open)
+                results = run(settings, catalog, days, allow_open=arguments.allow_open, told=_logged(pipes))
                 _report(pipes, results)
         else:
             results = run(settings, catalog, days, allow_open=arguments.allow_open)
@@ -114,11 +117,26 @@ def _show(results: Sequence[PartitionResult], as_json: bool) -> None:  # noqa: F
         )
 
 
+def _logged(pipes: PipesContext) -> Told:
+    """Tells Dagster's run log how far the run is, a line for each twentieth of a phase."""
+    done: Counter[str] = Counter()
+
+    def told(phase: str, more: int, total: int) -> None:
+        before = done[phase] * _LINES // max(total, 1)
+        done[phase] += more
+        if done[phase] * _LINES // max(total, 1) > before:
+            pipes.log.info(f"{phase}: {done[phase]:,} of {total:,}")
+
+    return told
+
+
 def _report(pipes: PipesContext, results: Sequence[PartitionResult]) -> None:
-    """Tells Dagster what was made; `batch_metrics` where the step makes several assets."""
+    """Tells Dagster what was made of each day; `batch_metrics` where the step makes several assets."""
     keys = pipes.asset_keys if pipes.is_asset_step else []
     if not keys:
         return
+    for result in results:
+        pipes.report_custom_message(dict(result.manifest))
     pipes.report_asset_materialization(
         asset_key=next((key for key in keys if key.endswith("batch_metrics")), keys[0]),
         metadata={

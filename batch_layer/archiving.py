@@ -135,20 +135,23 @@ def lacking(
 
 
 def compare(
-    archiver: Archiver, offsets: Mapping[int, tuple[int, int]], told: Told = lambda *_: None
+    archiver: Archiver,
+    copied: Sequence[ArchivedStretch],
+    offsets: Mapping[int, tuple[int, int]],
+    told: Told = lambda *_: None,
 ) -> dict[int, list[int]]:
-    """Reads the archive, and of the log what both have; by topic partition, the blocks of offsets that differ.
+    """Reads what was archived, and of the log what both have; by topic partition, the blocks of offsets that differ.
 
     Args:
         archiver: Of the topic.
+        copied: What is read.
         offsets: By topic partition the offsets ``[begin, end)`` that the log has.
         told: Told of offsets that were compared.
 
     Raises:
         ArchiveError: The archive does not hold what was copied into it.
     """
-    copied = archiver.archive.stretches()
-    stretches = [Stretch(number, one.begin, one.end) for number, mine in copied.items() for one in mine]
+    stretches = [Stretch(one.topic_partition, one.begin, one.end) for one in copied]
     total = sum(each.end - each.begin for each in stretches)
     found: dict[int, list[int]] = {}
     begins = {number: begin for number, (begin, _) in offsets.items()}

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from importlib.metadata import version
+from typing import Any
 
 import polars as pl
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -74,6 +75,7 @@ class PartitionResult:
         duplicates: Copies left out of `events`, wherever in the log they stood.
         dead_letters: Records sent on that day that are no events.
         published: Whether readers now see this run.
+        manifest: What was read, and what became of it; without the blocks of the ledger.
     """
 
     partition: date
@@ -82,6 +84,7 @@ class PartitionResult:
     duplicates: int
     dead_letters: int
     published: bool
+    manifest: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def as_json(self) -> dict[str, str | int | bool]:
         """The result as the command line prints it."""
@@ -156,7 +159,7 @@ def run(
     lookups = read_versions(settings, client, catalog, planned)
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))
-    done: dict[date, Day] = {}
+    done: dict[date, PartitionResult] = {}
     try:
         clock = Clock()
         with session_of(settings, planned.records) as session:
@@ -165,9 +168,10 @@ def run(
                 counts = _computed(read, portion, target)
                 check_complete(planned, counts)
                 manifests = _manifests(read, run_id, counts, clock.spent())
-                insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", manifests))
+                complete = {day: (counts[day], json.dumps(manifest)) for day, manifest in manifests.items()}
+                insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", complete))
                 publish(client, run_id, {day: before[day] for day in portion}, catalog)
-                done |= counts
+                done |= {day: _result(run_id, found, manifests[day]) for day, found in counts.items()}
                 told("days published", len(portion), len(planned.days))
     except BaseException:
         # The reason of the failure is worth more than its record, which a ClickHouse that is away cannot take.
@@ -175,10 +179,19 @@ def run(
             left = {day: nothing for day, nothing in unknown.items() if day not in done}
             insert_frame(client, "batch_runs", _runs(catalog, run_id, "failed", left))
         raise
-    return [
-        PartitionResult(day, run_id, found.events, found.copies, found.dispositions[DEAD_LETTER], published=True)
-        for day, found in done.items()
-    ]
+    return [*done.values()]
+
+
+def _result(run_id: str, found: Day, manifest: dict[str, Any]) -> PartitionResult:
+    return PartitionResult(
+        date.fromisoformat(manifest["partition"]),
+        run_id,
+        found.events,
+        found.copies,
+        found.dispositions[DEAD_LETTER],
+        published=True,
+        manifest={name: part for name, part in manifest.items() if name != "ledger"},
+    )
 
 
 def portions(planned: Plan, most_events: int) -> Iterator[tuple[date, ...]]:
@@ -341,8 +354,8 @@ def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[da
 
 def _manifests(
     read: Reading, run_id: str, counts: Mapping[date, Day], spent: Mapping[str, float]
-) -> dict[date, tuple[Day, str]]:
-    """Each day's counts and its manifest: what was read, what became of it, and by which code."""
+) -> dict[date, dict[str, Any]]:
+    """Each day's manifest: what was read, what became of it, and by which code."""
     catalog, planned = read.catalog, read.planned
     blocks = read.ledger.to_dicts() if read.ledger.height else []
     records = {block["topic_partition"]: block["read"] for block in blocks}
@@ -381,7 +394,7 @@ def _manifests(
         }
         if read.lookups:
             manifest["lookups"] = read.lookups.positions
-        manifests[day] = (found, json.dumps(manifest))
+        manifests[day] = manifest
     return manifests
 
 

@@ -5,13 +5,14 @@ A source's assets have its name before theirs, `shop/batch_metrics`, and are a g
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from batch_layer.archiving import archiver_of, catch_up, compare
 from infra.settings import Settings
 from orchestration.sources import SourceFile
 from reconciliation.reconcile import reconcile
@@ -21,6 +22,7 @@ from reconciliation.result import PartitionReconciliation
 MADE = ("batch_metrics", "reconciliation", "certificates")
 """What a run for a day makes, in this order; names without that of the source."""
 
+ARCHIVE_CHECK = "archive_is_whole"
 RESIDUAL_CHECK = "residual_is_zero"
 CERTIFIED_CHECK = "evidence_closes"
 
@@ -48,7 +50,49 @@ def assets(settings: Settings, source: SourceFile) -> list[dg.AssetsDefinition |
         description=f"Every event of `{source.name}`, in topic `{source.catalog.topic}`. Both layers read it.",
         metadata={"topic": source.catalog.topic, "brokers": settings.bootstrap},
     )
-    return [log, _batch_metrics(settings, source, days), _reconciled(settings, source, days)]
+    served = dg.AssetSpec(
+        asset_key(source.name, "serving_views"),
+        deps=[asset_key(source.name, "certificates")],
+        group_name=source.name,
+        kinds={"clickhouse"},
+        description=f"One view per metric and grain in database `{settings.database(source.name)}`: each window from "
+        "the batch layer once its day is certified, from the speed layer before.",
+    )
+    made = [_archive(settings, source), _batch_metrics(settings, source, days), _reconciled(settings, source, days)]
+    return [log, *made, served]
+
+
+def _archive(settings: Settings, source: SourceFile) -> dg.AssetsDefinition:
+    @dg.asset(
+        name="archive",
+        key_prefix=source.name,
+        deps=[asset_key(source.name, "event_log")],
+        group_name=source.name,
+        kinds={"parquet"},
+        description=f"Every record of topic `{source.catalog.topic}` in Parquet files at `{settings.archive}`, so that "
+        "days can be recomputed when Kafka no longer has them.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                ARCHIVE_CHECK,
+                asset=asset_key(source.name, "archive"),
+                description="Nothing had expired before it was copied, and what was copied is what the log has.",
+            )
+        ],
+    )
+    def archive(context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
+        """Copy what has come since, and compare it with the log."""
+        archiver, offsets = archiver_of(settings, source.catalog)
+        copied = catch_up(archiver, offsets, lambda *told: context.log.info("%s: %d of %d", *told))
+        differing = compare(archiver, copied.stretches, offsets)
+        yield dg.MaterializeResult(metadata={"records": copied.records, "stretches": len(copied.stretches)})
+        gaps = [f"partition {gap.topic_partition}: {gap.begin} to {gap.end}" for gap in copied.gaps]
+        yield dg.AssetCheckResult(
+            check_name=ARCHIVE_CHECK,
+            passed=not gaps and not differing,
+            metadata={"gaps": gaps, "differing_blocks": {str(number): blocks for number, blocks in differing.items()}},
+        )
+
+    return archive
 
 
 def _batch_metrics(settings: Settings, source: SourceFile, days: dg.DailyPartitionsDefinition) -> dg.AssetsDefinition:
@@ -68,7 +112,10 @@ def _batch_metrics(settings: Settings, source: SourceFile, days: dg.DailyPartiti
         # `--from` and `--to` include both days; Dagster runs a range that has gaps as several runs.
         command = [sys.executable, "-m", "batch_layer", "--catalog", str(source.path), "--from", first, "--to", last]
         client = dg.PipesSubprocessClient(env={**os.environ, **settings.environ()})
-        return client.run(context=context, command=command).get_materialize_result()
+        done = client.run(context=context, command=command)
+        for manifest in done.get_custom_messages():
+            context.add_asset_metadata(manifest_metadata(manifest), partition_key=manifest["partition"])
+        return done.get_materialize_result()
 
     return batch_metrics
 
@@ -90,7 +137,7 @@ def _reconciled(settings: Settings, source: SourceFile, days: dg.DailyPartitions
             ),
             dg.AssetSpec(
                 certified,
-                deps=[exact],
+                deps=[compared],
                 kinds={"clickhouse"},
                 description="Whether a day's exact values may be relied upon. The views serve them from then on.",
             ),
@@ -147,6 +194,19 @@ def checks(source: str, results: Sequence[PartitionReconciliation]) -> tuple[dg.
             metadata={"not_certified": uncertified},
         ),
     )
+
+
+def manifest_metadata(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Dagster page of a day shows of the run that computed it."""
+    offsets = dg.MetadataValue.table(
+        [
+            dg.TableRecord({name: each[name] for name in ("topic_partition", "start", "end", "log_begin", "log_end")})
+            for each in manifest["ranges"]
+        ]
+    )
+    counts = {f"records/{name}": number for name, number in manifest["dispositions"].items()}
+    told = ("run_id", "events", "outside", "checksum", "catalog_version", "code_version", "wall_seconds", "cpu_seconds")
+    return {"offsets": offsets, **counts, **{name: manifest[name] for name in told}}
 
 
 def reconciliation_metadata(result: PartitionReconciliation, report: Path) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def verify(catalog: CatalogOption = None, source: SourceOption = None, as_json: 
         archiver, offsets = archiver_of(where, each.catalog)
         try:
             with progress_bar(err) as told:
-                differing = compare(archiver, offsets, told)
+                copied = [one for mine in archiver.archive.stretches().values() for one in mine]
+                differing = compare(archiver, copied, offsets, told)
         except ArchiveError as error:
             fail(str(error), FOUND)
         listed = {str(number): blocks for number, blocks in differing.items()}

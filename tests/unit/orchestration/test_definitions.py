@@ -25,7 +25,7 @@ assert "pyspark" not in sys.modules, "Spark belongs in the process that Pipes st
 """
 
 
-NAMES = ("batch_metrics", "certificates", "event_log", "reconciliation")
+NAMES = ("archive", "batch_metrics", "certificates", "event_log", "reconciliation", "serving_views")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,11 @@ def test_every_day_is_checked_for_its_residual_and_its_evidence(demo: dg.Definit
     assert {(key.asset_key.to_user_string(), key.name) for key in keys} == {
         (f"{source}/{name}", check)
         for source in ("shop", "devices")
-        for name, check in (("reconciliation", "residual_is_zero"), ("certificates", "evidence_closes"))
+        for name, check in (
+            ("archive", "archive_is_whole"),
+            ("reconciliation", "residual_is_zero"),
+            ("certificates", "evidence_closes"),
+        )
     }
 
 
