@@ -42,6 +42,11 @@ class LogPartition:
     archived: tuple[ArchivedStretch, ...] = ()
     log_begin: int | None = None
 
+    @property
+    def in_log_from(self) -> int:
+        """Where the log itself begins."""
+        return self.begin if self.log_begin is None else self.log_begin
+
 
 @dataclass(frozen=True)
 class LogState:
@@ -179,13 +184,13 @@ def plan(catalog: Catalog, days: Sequence[date], log: LogState, *, allow_open: b
                 remember_from=max(p.begin, p.start - catalog.dedup_horizon),
                 start=p.start,
                 end=p.end,
-                log_begin=p.begin if p.log_begin is None else p.log_begin,
+                log_begin=p.in_log_from,
                 log_end=p.end,
                 begin=p.begin,
             )
             for p in log.partitions
         ),
-        _last_closed_day(catalog, log),
+        closed_until(catalog, log),
         log.topic_id,
         archived={p.topic_partition: p.archived for p in log.partitions if p.archived},
     )
@@ -247,7 +252,7 @@ def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> 
         reaches_from = max(p.first_time for p in expired if p.first_time is not None)
         first = _first_whole_day(reaches_from + lookback_ms(catalog))
         reach = f"it reaches from {instant(reaches_from)} to {instant(log.greatest_time)}"
-        closed = _last_closed_day(catalog, log)
+        closed = closed_until(catalog, log)
         last = min(from_epoch_ms(log.greatest_time).date(), closed) if closed else None
         if last is not None and first <= last:
             way_out = f"choose days from {first} to {last}, or {way_out}"
@@ -260,7 +265,7 @@ def _refuse_expired(catalog: Catalog, days: tuple[date, ...], log: LogState) -> 
 
 
 def _refuse_open(catalog: Catalog, days: tuple[date, ...], log: LogState) -> None:
-    last = _last_closed_day(catalog, log)
+    last = closed_until(catalog, log)
     if log.greatest_time is None or last is None:
         msg = (
             f"day {days[0]} is not closed: topic `{catalog.topic}` is empty, so nothing shows that it is over. "
@@ -280,7 +285,7 @@ def _refuse_open(catalog: Catalog, days: tuple[date, ...], log: LogState) -> Non
     raise OpenDayError(msg)
 
 
-def _last_closed_day(catalog: Catalog, log: LogState) -> date | None:
+def closed_until(catalog: Catalog, log: LogState) -> date | None:
     """The last day to which nothing that is not late can be added; None for an empty log, which proves nothing."""
     if log.greatest_time is None:
         return None

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from datetime import date
 
+import polars as pl
+
 from batch_layer import log
 from batch_layer.archive import Archive
 from batch_layer.block_index import counted, extents, latest_ms
 from batch_layer.indexing import Indexer, bring_up_to_date
-from batch_layer.manifest import Indexed, Plan, earliest_record_time, fitted, plan
+from batch_layer.manifest import Indexed, LogState, Plan, closed_until, earliest_record_time, fitted, plan
 from batch_layer.reading import reader_of
 from batch_layer.refusals import LostError
 from batch_layer.rows import day_spans, neighbourhood
@@ -43,21 +45,67 @@ def plan_days(
     """
     require_registry(settings, catalog)
     since = earliest_record_time(catalog, days) if days else 0
-    state = log.observe(settings, catalog.topic, since)
-    archive = Archive(settings.archive, catalog.topic, state.topic_id)
-    state = log.with_archive(state, archive.stretches(), since)
+    state = _observed(settings, catalog, since)
     planned = plan(catalog, days, state, allow_open=allow_open)
-    schema.apply(connect(settings), catalog, settings.database(catalog.source))
-    indexer = Indexer(settings, catalog, state.topic_id, reader_of(settings, catalog.topic, planned))
+    indexer = _indexer(settings, catalog, state)
     refuse_former(indexer, planned)
-    index = bring_up_to_date(
-        indexer, {p.topic_partition: (p.begin, p.end) for p in state.partitions}, told, anew=reindex
-    )
+    index = _up_to_date(indexer, state, told, anew=reindex)
     spans = day_spans(planned.days)
     last = max(end for _, end in spans) + latest_ms(index, spans)
     stops = log.stops(settings, catalog.topic, planned, last)
     indexed = {day: Indexed(*counted(index, span)) for day in planned.days for span in day_spans([day])}
     return fitted(planned, catalog, stops, extents(index, neighbourhood(catalog, spans)), indexed)
+
+
+def refresh_index(settings: Settings, catalog: Catalog, told: Told = lambda *_: None) -> pl.DataFrame:
+    """Brings the index of a source's log up to date and returns it: rows of `block_index.BLOCKS`.
+
+    Raises:
+        RegistryUnavailableError: The catalog's format needs a schema registry, and none answers.
+        TopicError: There is no such topic.
+        KafkaUnavailableError: No broker answered.
+    """
+    require_registry(settings, catalog)
+    state = _observed(settings, catalog, 0)
+    return _up_to_date(_indexer(settings, catalog, state), state, told)
+
+
+def last_closed_day(settings: Settings, catalog: Catalog) -> date | None:
+    """The last day to which nothing that is not late can be added; None for an empty log, which proves nothing.
+
+    Raises:
+        TopicError: There is no such topic.
+        KafkaUnavailableError: No broker answered.
+    """
+    return closed_until(catalog, log.observe(settings, catalog.topic, 0))
+
+
+def known_index(settings: Settings, catalog: Catalog) -> pl.DataFrame:
+    """The index of a source's log as it was left: rows of `block_index.BLOCKS`.
+
+    Raises:
+        TopicError: There is no such topic.
+        KafkaUnavailableError: No broker answered.
+    """
+    state = log.observe(settings, catalog.topic, 0)
+    indexer = _indexer(settings, catalog, state)
+    return indexer.known(indexer.client())
+
+
+def _observed(settings: Settings, catalog: Catalog, since: int) -> LogState:
+    state = log.observe(settings, catalog.topic, since)
+    archive = Archive(settings.archive, catalog.topic, state.topic_id)
+    return log.with_archive(state, archive.stretches(), since)
+
+
+def _indexer(settings: Settings, catalog: Catalog, state: LogState) -> Indexer:
+    schema.apply(connect(settings), catalog, settings.database(catalog.source))
+    return Indexer(settings, catalog, state.topic_id, reader_of(settings, catalog.topic, state))
+
+
+def _up_to_date(indexer: Indexer, state: LogState, told: Told, *, anew: bool = False) -> pl.DataFrame:
+    offsets = {found.topic_partition: (found.begin, found.end) for found in state.partitions}
+    return bring_up_to_date(indexer, offsets, told, anew=anew)
 
 
 def refuse_former(indexer: Indexer, planned: Plan) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from batch_layer import log_reader
 from batch_layer.archive import Archive, ArchivedStretch
 from batch_layer.log_reader import Records
-from batch_layer.manifest import Plan
+from batch_layer.manifest import LogState, Plan
 from infra.settings import Settings
 
 
@@ -45,8 +45,12 @@ class LogReader:
         yield from log_reader.read(self.settings, self.topic, topic_partition, reached, end)
 
 
-def reader_of(settings: Settings, topic: str, planned: Plan) -> LogReader:
-    """What reads the ranges of a plan."""
-    archive = Archive(settings.archive, topic, planned.topic_id)
-    begins = {each.topic_partition: each.log_begin for each in planned.ranges}
-    return LogReader(settings, topic, archive, planned.archived, begins)
+def reader_of(settings: Settings, topic: str, found: LogState | Plan) -> LogReader:
+    """What reads a topic as a run found it, or the ranges of a plan."""
+    archive = Archive(settings.archive, topic, found.topic_id)
+    if isinstance(found, Plan):
+        begins = {each.topic_partition: each.log_begin for each in found.ranges}
+        return LogReader(settings, topic, archive, found.archived, begins)
+    begins = {each.topic_partition: each.in_log_from for each in found.partitions}
+    archived = {each.topic_partition: each.archived for each in found.partitions if each.archived}
+    return LogReader(settings, topic, archive, archived, begins)

@@ -13,6 +13,8 @@ from typing import Any
 import dagster as dg
 
 from batch_layer.archiving import archiver_of, catch_up, compare
+from batch_layer.planning import refresh_index
+from batch_layer.stale import days_in
 from infra.settings import Settings
 from orchestration.sources import SourceFile
 from reconciliation.reconcile import reconcile
@@ -23,6 +25,9 @@ MADE = ("batch_metrics", "reconciliation", "certificates")
 """What a run for a day makes, in this order; names without that of the source."""
 
 ARCHIVE_CHECK = "archive_is_whole"
+OF_THE_LOG = ("log_manifest", "archive")
+"""What follows the log itself, whatever the day."""
+
 RESIDUAL_CHECK = "residual_is_zero"
 CERTIFIED_CHECK = "evidence_closes"
 
@@ -58,8 +63,39 @@ def assets(settings: Settings, source: SourceFile) -> list[dg.AssetsDefinition |
         description=f"One view per metric and grain in database `{settings.database(source.name)}`: each window from "
         "the batch layer once its day is certified, from the speed layer before.",
     )
-    made = [_archive(settings, source), _batch_metrics(settings, source, days), _reconciled(settings, source, days)]
+    made = [
+        _log_manifest(settings, source),
+        _archive(settings, source),
+        _batch_metrics(settings, source, days),
+        _reconciled(settings, source, days),
+    ]
     return [log, *made, served]
+
+
+def _log_manifest(settings: Settings, source: SourceFile) -> dg.AssetsDefinition:
+    @dg.asset(
+        name="log_manifest",
+        key_prefix=source.name,
+        deps=[asset_key(source.name, "event_log")],
+        group_name=source.name,
+        kinds={"clickhouse"},
+        description="How many events of each hour lie in each block of offsets. It says where the events of a day are, "
+        "which days have got more since they were published, and what a batch run must find.",
+    )
+    def log_manifest(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        """Read what has come since."""
+        index = refresh_index(settings, source.catalog, lambda *told: context.log.info("%s: %d of %d", *told))
+        days = days_in(index)
+        return dg.MaterializeResult(
+            metadata={
+                "records": int(index["records"].sum()),
+                "blocks": index.height,
+                "first_day": str(days[0]) if days else "none",
+                "last_day": str(days[-1]) if days else "none",
+            }
+        )
+
+    return log_manifest
 
 
 def _archive(settings: Settings, source: SourceFile) -> dg.AssetsDefinition:
@@ -99,7 +135,7 @@ def _batch_metrics(settings: Settings, source: SourceFile, days: dg.DailyPartiti
     @dg.asset(
         name="batch_metrics",
         key_prefix=source.name,
-        deps=[asset_key(source.name, "event_log")],
+        deps=[asset_key(source.name, name) for name in ("event_log", "log_manifest", "archive")],
         group_name=source.name,
         kinds={"pyspark", "clickhouse"},
         partitions_def=days,

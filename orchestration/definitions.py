@@ -8,7 +8,7 @@ import dagster as dg
 
 from infra.settings import load_settings
 from orchestration.assets import assets
-from orchestration.schedules import close_days, nightly
+from orchestration.schedules import close_days, follow_log, hourly, nightly, stale_days_sensor
 from orchestration.sources import DEMO_CATALOGS, load_sources
 
 CATALOG_VARIABLE = "LOCKSTEP_CATALOG"
@@ -25,6 +25,7 @@ def definitions(catalog_path: Path) -> dg.Definitions:
     """
     settings = load_settings()
     sources = load_sources(catalog_path)
+    following = {source.name: follow_log(source.name) for source in sources}
     jobs = {source.name: close_days(source.name) for source in sources}
     with warnings.catch_warnings():
         # Two parameters may still change in a later Dagster; requirements.lock pins this one.
@@ -32,8 +33,12 @@ def definitions(catalog_path: Path) -> dg.Definitions:
         defined = [asset for source in sources for asset in assets(settings, source)]
     return dg.Definitions(
         assets=defined,
-        jobs=list(jobs.values()),
-        schedules=[nightly(source.catalog, jobs[source.name]) for source in sources],
+        jobs=[*jobs.values(), *following.values()],
+        schedules=[
+            *(nightly(source.catalog, jobs[source.name]) for source in sources),
+            *(hourly(source.name, following[source.name]) for source in sources),
+        ],
+        sensors=[stale_days_sensor(settings, source, jobs[source.name]) for source in sources],
         # Two steps that wait for each other need no process of their own each.
         executor=dg.in_process_executor,
     )

@@ -17,15 +17,12 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from pyspark.sql import SparkSession
 
-from batch_layer import log
 from batch_layer.archive import ArchiveError
 from batch_layer.archiving import Archiver, archiver_of, catch_up, compare
 from batch_layer.history import RevertError, editions, revert
-from batch_layer.indexing import Indexer, bring_up_to_date
 from batch_layer.job import spark_session
-from batch_layer.planning import plan_days
+from batch_layer.planning import refresh_index
 from batch_layer.publish import PublishedMeanwhileError, WriteError, publish, published
-from batch_layer.reading import reader_of
 from batch_layer.refusals import ExpiredError, LostError
 from batch_layer.run import PartitionResult, run
 from batch_layer.stale import published_days, stale_days
@@ -101,12 +98,7 @@ class Source:
         }
 
     def stale(self) -> list[tuple[date, str]]:
-        state = log.observe(self.settings, self.catalog.topic, 0)
-        planned = plan_days(self.settings, self.catalog, [FIRST], allow_open=True)
-        indexer = Indexer(
-            self.settings, self.catalog, state.topic_id, reader_of(self.settings, self.catalog.topic, planned)
-        )
-        index = bring_up_to_date(indexer, self.offsets())
+        index = refresh_index(self.settings, self.catalog)
         return [(one.day, one.why) for one in stale_days(index, published_days(self.client))]
 
     def expire(self, topic_partition: int, before: int) -> None:

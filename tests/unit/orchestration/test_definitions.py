@@ -25,7 +25,7 @@ assert "pyspark" not in sys.modules, "Spark belongs in the process that Pipes st
 """
 
 
-NAMES = ("archive", "batch_metrics", "certificates", "event_log", "reconciliation", "serving_views")
+NAMES = ("archive", "batch_metrics", "certificates", "event_log", "log_manifest", "reconciliation", "serving_views")
 
 
 @pytest.mark.parametrize(
