@@ -63,13 +63,9 @@ def assets(settings: Settings, source: SourceFile) -> list[dg.AssetsDefinition |
         description=f"One view per metric and grain in database `{settings.database(source.name)}`: each window from "
         "the batch layer once its day is certified, from the speed layer before.",
     )
-    made = [
-        _log_manifest(settings, source),
-        _archive(settings, source),
-        _batch_metrics(settings, source, days),
-        _reconciled(settings, source, days),
-    ]
-    return [log, *made, served]
+    of_the_log = [_log_manifest(settings, source), _archive(settings, source)]
+    of_days = [_batch_metrics(settings, source, days), _reconciled(settings, source, days)]
+    return [log, *of_the_log, *of_days, served]
 
 
 def _log_manifest(settings: Settings, source: SourceFile) -> dg.AssetsDefinition:
