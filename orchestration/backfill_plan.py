@@ -70,18 +70,18 @@ def decide(stale: Sequence[StaleDay], asked: Asked, now: datetime, most: int = D
     left = {str(one.day) for one in stale}
     remembered = {day: why for day, why in seen.items() if day in left} | {str(one.day): one.why for one in taken}
     return Decision(
-        ranges_of([one.day for one in taken]),
+        tuple(ranges([one.day for one in taken])),
         Asked(recent + (now,) * len(taken), tuple(sorted(remembered.items()))),
         len(due) - len(taken),
     )
 
 
-def ranges_of(days: Sequence[date]) -> tuple[tuple[date, date], ...]:
-    """Days as ranges without a gap."""
+def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
+    """Ascending days as ranges without gaps, both ends included."""
     found: list[tuple[date, date]] = []
-    for day in sorted(days):
-        if found and found[-1][1] + timedelta(days=1) == day:
+    for day in days:
+        if found and day - found[-1][1] == timedelta(days=1):
             found[-1] = (found[-1][0], day)
         else:
             found.append((day, day))
-    return tuple(found)
+    return found

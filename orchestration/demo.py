@@ -15,8 +15,9 @@ from infra.settings import Settings
 from infra.stack import ServiceStatus, status
 from metrics.catalog import Catalog
 from orchestration import services
+from orchestration.backfill_plan import ranges
 from orchestration.dagster_client import DagsterClient, RunState
-from orchestration.demo_source import HISTORY_DAYS, DemoOptions, DemoSource, ranges
+from orchestration.demo_source import HISTORY_DAYS, DemoOptions, DemoSource
 from orchestration.sources import load_sources
 from orchestration.steps import Step, Steps
 from orchestration.worlds import kind_of

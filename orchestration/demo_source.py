@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -178,14 +177,3 @@ class DemoSource:
     def truth(self) -> dict[str, Any] | None:
         """The ground truth of the history; None where the events came from elsewhere."""
         return json.loads(self._truth_file.read_text()) if self._truth_file.exists() else None
-
-
-def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
-    """Ascending days as ranges without gaps, both ends included."""
-    found: list[tuple[date, date]] = []
-    for day in days:
-        if found and day - found[-1][1] == timedelta(days=1):
-            found[-1] = (found[-1][0], day)
-        else:
-            found.append((day, day))
-    return found

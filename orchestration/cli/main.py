@@ -9,6 +9,7 @@ import typer
 from orchestration.cli import (
     alerts,
     archive,
+    backfill,
     bench,
     catalog,
     data,
@@ -59,7 +60,7 @@ def options(
     STATE.json_output = False
 
 
-for family in (demo, stack, catalog, versions, data, repair, layers, publish, archive, bench, serve, alerts):
+for family in (demo, stack, catalog, versions, data, repair, layers, backfill, publish, archive, bench, serve, alerts):
     family.register(app)
 
 

@@ -116,12 +116,20 @@ def body_b(number: int, draw: random.Random) -> tuple[str, int, str]:
     return kind, cents, f'{user},"page":"/products/{product}"{paid}'
 
 
-def events(number: int, partitions: int, body: Body) -> Iterator[Event]:
-    """So many events in the order of their record timestamps, the same each time, spread evenly over partitions."""
+def events(number: int, partitions: int, body: Body, span: tuple[int, int] | None = None) -> Iterator[Event]:
+    """So many events in the order of their record timestamps, the same each time, spread evenly over partitions.
+
+    Args:
+        number: How many.
+        partitions: Of the topic.
+        body: What they are.
+        span: From when to when they are sent (ms); None: from `START_MS` on, `PER_SECOND` in each second.
+    """
+    start, end = span or (START_MS, START_MS + number * 1000 // PER_SECOND)
     draw = random.Random(1)
     last: list[Event | None] = [None] * partitions
     for n in range(number):
-        moment = START_MS + n * 1000 // PER_SECOND
+        moment = start + n * (end - start) // number
         before = last[n % partitions]
         if n % TWICE == TWICE - 1 and before is not None and before.disposition == COUNTED:
             yield before._replace(timestamp=moment, disposition=DUPLICATE)
@@ -150,8 +158,13 @@ def of_events(topic: str, number: int, partitions: int, body: Body) -> Backlog:
     return backlog
 
 
-def fill(
-    settings: Settings, catalog: Catalog, number: int, body: Body, report: Callable[[int], None] = lambda _: None
+def fill(  # noqa: PLR0917 - what is written, then how
+    settings: Settings,
+    catalog: Catalog,
+    number: int,
+    body: Body,
+    report: Callable[[int], None] = lambda _: None,
+    span: tuple[int, int] | None = None,
 ) -> Backlog:
     """Writes a backlog into the catalog's topic; `report` is told now and then how many events are written."""
     kafka.ensure_topics(settings, {catalog.topic: catalog.topic_partitions})
@@ -159,7 +172,7 @@ def fill(
     producer = kafka.producer(settings, {"linger.ms": 50, "queue.buffering.max.messages": 1_000_000})
 
     def records() -> Iterator[Mapping[str, Any]]:
-        for written, event in enumerate(events(number, catalog.topic_partitions, body)):
+        for written, event in enumerate(events(number, catalog.topic_partitions, body, span)):
             backlog.add(event)
             if written % 500_000 == 0:
                 report(written)

@@ -13,6 +13,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from infra import kafka
 from infra.clickhouse import connect
+from infra.measure import Meter, machine
 from infra.services import clickhouse_services
 from infra.settings import Settings
 from infra.stack import stop, up
@@ -20,7 +21,6 @@ from metrics.catalog import Catalog
 from speed_layer import published
 from speed_layer.bench import text
 from speed_layer.bench.load import Load
-from speed_layer.bench.measure import Meter, machine
 from speed_layer.bench.own_source import own_source, parts, running
 from speed_layer.bench.program import Result, carry_out, options, report
 

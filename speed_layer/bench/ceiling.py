@@ -15,10 +15,10 @@ import polars as pl
 from confluent_kafka import TopicPartition
 
 from infra import kafka
+from infra.measure import Meter, of_services
 from infra.settings import Settings
 from metrics.disposition import COUNTED, DUPLICATE, LATE
 from speed_layer.bench.backlog import SLICE_MS, Backlog, Sum
-from speed_layer.bench.measure import Meter, of_services
 from speed_layer.bench.run import BenchError, Run, Stretch
 
 _STEP = 20_000

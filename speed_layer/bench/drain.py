@@ -12,12 +12,12 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from infra import kafka
 from infra.clickhouse import connect, quote
+from infra.measure import SPEED, Meter, of_services
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.disposition import COUNTED, DEAD_LETTER, DISPOSITIONS, LATE
 from speed_layer import published
 from speed_layer.bench.backlog import SLICE_MS, Backlog, Place, Sum
-from speed_layer.bench.measure import SPEED, Meter, of_services
 from speed_layer.bench.run import BenchError, Run, Stretch
 from speed_layer.main import run
 

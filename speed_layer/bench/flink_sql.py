@@ -24,11 +24,11 @@ from infra import kafka
 from infra.flink_cluster import address, cluster_services
 from infra.jars import resolve
 from infra.java import find_java
+from infra.measure import Meter, of_services
 from infra.settings import Settings
 from infra.stack import down, up
 from metrics.disposition import COUNTED, DUPLICATE
 from speed_layer.bench.backlog import Backlog, Place, Sum
-from speed_layer.bench.measure import Meter, of_services
 from speed_layer.bench.run import BenchError, Run, Stretch
 
 SERVICES = ("flink-jobmanager", "flink-taskmanager-1")

@@ -20,13 +20,13 @@ from confluent_kafka import TopicPartition
 
 from infra import kafka
 from infra.clickhouse import connect, quote
+from infra.measure import Meter, machine
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from serving.views import view_name
 from speed_layer import published
 from speed_layer.bench import text
 from speed_layer.bench.load import Load
-from speed_layer.bench.measure import Meter, machine
 from speed_layer.bench.own_source import own_source, parts, running
 from speed_layer.bench.probes import TARGETS_MS, Probe, histogram, latencies, schedule, spread, steps
 from speed_layer.bench.program import Result, carry_out, options, report

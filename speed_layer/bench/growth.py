@@ -17,13 +17,13 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from infra import kafka
 from infra.clickhouse import connect
+from infra.measure import Meter, machine
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.fold import groups
 from metrics.window import milliseconds
 from speed_layer import flink, published
 from speed_layer.bench import text
-from speed_layer.bench.measure import Meter, machine
 from speed_layer.bench.own_source import own_source, parts, running
 from speed_layer.bench.program import Result, carry_out, options, report
 from speed_layer.bench.state_bound import Shape, state_bound

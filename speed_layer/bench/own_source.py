@@ -15,9 +15,9 @@ import yaml
 from infra import kafka
 from infra.catalog_file import load_catalog
 from infra.clickhouse import connect, quote
+from infra.measure import of_services
 from infra.settings import Settings
 from metrics.catalog import Catalog
-from speed_layer.bench.measure import of_services
 
 _STOP_S = 60.0
 _FLINK = ("flink-jobserver", "flink-expansion")

@@ -25,6 +25,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from infra import kafka
 from infra.clickhouse import connect, quote
+from infra.measure import Meter, of_services
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.disposition import COUNTED, DUPLICATE
@@ -32,7 +33,6 @@ from metrics.window import milliseconds
 from speed_layer import jobs
 from speed_layer.bench.backlog import SLICE_MS, Backlog, Sum
 from speed_layer.bench.drain import PARTS
-from speed_layer.bench.measure import Meter, of_services
 from speed_layer.bench.run import BenchError, Run, Stretch
 from speed_layer.pipeline import Seeds, options
 

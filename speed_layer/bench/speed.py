@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.flink_cluster import FlinkError, distribution
+from infra.measure import machine, of_services
 from infra.services import core_services
 from infra.settings import load_settings
 from infra.stack import StackError, down, status, up
 from speed_layer.bench.apart import apart
-from speed_layer.bench.measure import machine, of_services
 from speed_layer.bench.profile import STACKS, sampled
 from speed_layer.bench.run import BenchError
 from speed_layer.bench.systems import Means, prepared

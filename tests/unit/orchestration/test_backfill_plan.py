@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from batch_layer.manifest import Indexed
 from batch_layer.stale import StaleDay
-from orchestration.backfill_plan import Asked, Decision, decide, ranges_of
+from orchestration.backfill_plan import Asked, Decision, decide, ranges
 
 NOON = datetime(2026, 3, 9, 12, tzinfo=UTC)
 
@@ -18,11 +18,11 @@ def after(decision: Decision, hours: float = 0.1) -> tuple[Asked, datetime]:
 
 
 def test_neighbouring_days_are_one_range():
-    assert ranges_of([date(2026, 2, 28), date(2026, 3, 3), date(2026, 3, 1)]) == (
+    assert ranges([date(2026, 2, 28), date(2026, 3, 1), date(2026, 3, 3)]) == [
         (date(2026, 2, 28), date(2026, 3, 1)),
         (date(2026, 3, 3), date(2026, 3, 3)),
-    )
-    assert ranges_of([]) == ()
+    ]
+    assert ranges([]) == []
 
 
 def test_what_was_asked_for_is_not_asked_for_again_until_more_has_come():

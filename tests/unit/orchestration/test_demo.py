@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import date
 
-from orchestration.demo_source import ranges
+from orchestration.backfill_plan import ranges
 from orchestration.demo_summary import truth_line
 
 

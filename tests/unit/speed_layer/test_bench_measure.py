@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.measure import Meter, of_services
 from infra.settings import Settings
-from speed_layer.bench.measure import Meter, of_services
 
 BURN = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
 HOLD = "held = bytearray(64 << 20); held[::4096] = b'x' * len(held[::4096]); print('held', flush=True); input()"
