@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         default=None,
         description="where logs are archived, any fsspec URL; unset: `archive` in the data directory",
     )
+    runs_kept_days: int = Field(
+        default=35, ge=0, description="how long a batch run that another has replaced can be shown again"
+    )
     kafka_retention_hours: int = Field(
         default=-1,
         ge=-1,

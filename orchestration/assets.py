@@ -6,7 +6,7 @@ A source's assets have its name before theirs, `shop/batch_metrics`, and are a g
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import dagster as dg
 
 from batch_layer.archiving import archiver_of, catch_up, compare
 from batch_layer.planning import refresh_index
+from batch_layer.retention import prune
 from batch_layer.stale import days_in
+from infra.clickhouse import connect
 from infra.settings import Settings
 from orchestration.sources import SourceFile
 from reconciliation.reconcile import reconcile
@@ -147,6 +149,9 @@ def _batch_metrics(settings: Settings, source: SourceFile, days: dg.DailyPartiti
         done = client.run(context=context, command=command)
         for manifest in done.get_custom_messages():
             context.add_asset_metadata(manifest_metadata(manifest), partition_key=manifest["partition"])
+        database = connect(settings, settings.database(source.name))
+        dropped = prune(database, timedelta(days=settings.runs_kept_days), datetime.now(UTC))
+        context.log.info(f"rows of {len(dropped)} outdated runs dropped")
         return done.get_materialize_result()
 
     return batch_metrics

@@ -1,5 +1,6 @@
 """`publish`: what the batch layer has published of a day, and an older run made current again."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from orchestration.cli.common import (
     CatalogOption,
     JsonOption,
     SourceOption,
+    counted,
     load_one,
     out,
     parse_day,
@@ -25,6 +27,7 @@ def register(app: typer.Typer) -> None:
     family = typer.Typer(no_args_is_help=True, help="Runs of the batch layer that a day has shown.")
     family.command(name="list")(listed)
     family.command()(revert)
+    family.command()(prune)
     app.add_typer(family, name="publish", rich_help_panel="Layers")
 
 
@@ -74,3 +77,17 @@ def revert(
         print_json({"partition": partition, "before": before, "now": now})
         return
     out.print(f"{partition} of {definition.source} shows run {now} again, and no longer {before}", highlight=False)
+
+
+def prune(catalog: CatalogOption = None, source: SourceOption = None, as_json: JsonOption = False) -> None:
+    """Drop the rows of runs that were replaced longer ago than `LOCKSTEP_RUNS_KEPT_DAYS`, or never published."""
+    from batch_layer.retention import prune as drop_outdated  # noqa: PLC0415 - as above
+
+    definition = load_one("pruning runs", catalog, source).catalog
+    where = settings()
+    client = connect(where, where.database(definition.source))
+    dropped = drop_outdated(client, timedelta(days=where.runs_kept_days), datetime.now(UTC))
+    if as_json:
+        print_json({"dropped": [{"partition": str(one.partition), "run_id": one.run_id} for one in dropped]})
+        return
+    out.print(f"{definition.source}: the rows of {counted(len(dropped), 'run')} are dropped", highlight=False)

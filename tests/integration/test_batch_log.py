@@ -24,6 +24,7 @@ from batch_layer.job import spark_session
 from batch_layer.planning import refresh_index
 from batch_layer.publish import PublishedMeanwhileError, WriteError, publish, published
 from batch_layer.refusals import ExpiredError, LostError
+from batch_layer.retention import prune
 from batch_layer.run import PartitionResult, run
 from batch_layer.stale import published_days, stale_days
 from infra import kafka as broker
@@ -264,6 +265,26 @@ def test_an_older_run_can_be_shown_again(source: Source) -> None:
     runs = [(one["run_id"], one["current"]) for one in listed["publications"]]
     assert runs == [(first.run_id, False), (second.run_id, False), (first.run_id, True)]
     assert revert(source.client, DAYS[0], second.run_id) == (first.run_id, second.run_id)
+
+
+def test_rows_of_a_run_that_was_replaced_long_ago_are_dropped_whole(source: Source) -> None:
+    produce(source.settings, source.catalog, records(seed=18, count=300))
+    (first,) = source.run(DAYS[0])
+    (second,) = source.run(DAYS[0])
+    (third,) = source.run(DAYS[0])
+    revert(source.client, DAYS[0], second.run_id)
+    now = datetime.now(UTC)
+    assert prune(source.client, timedelta(days=7), now) == []
+    dropped = prune(source.client, timedelta(days=7), now + timedelta(days=8))
+    assert {one.run_id for one in dropped} == {first.run_id, third.run_id}
+    assert not any(any(source.rows(run_id, DAYS[0]).values()) for run_id in (first.run_id, third.run_id))
+    assert any(source.rows(second.run_id, DAYS[0]).values())
+    assert [(one.run_id, one.kept) for one in editions(source.client, DAYS[0])] == [
+        (first.run_id, False), (second.run_id, True), (third.run_id, False), (second.run_id, True),
+    ]  # fmt: skip
+    with pytest.raises(RevertError, match="the rows of run .* are gone"):
+        revert(source.client, DAYS[0], first.run_id)
+    assert prune(source.client, timedelta(days=7), now + timedelta(days=8)) == []
 
 
 def command(source: Source, *arguments: str) -> subprocess.CompletedProcess[str]:
