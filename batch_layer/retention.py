@@ -68,7 +68,7 @@ def held(client: Client) -> list[HeldRun]:
 
 def drop(client: Client, runs: Sequence[HeldRun]) -> None:
     """Drops all rows of some runs; that they were there stays in `batch_runs` and `publications`."""
-    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND partition_key = 'partition, run_id'"
+    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND partition_key = '(partition, run_id)'"
     tables = query_frame(client, sql)["name"].to_list()
     for one in runs:
         for table in tables:
