@@ -19,7 +19,7 @@ from batch_layer.archive import ArchiveError
 from batch_layer.manifest import Plan
 from batch_layer.planning import plan_days
 from batch_layer.publish import WriteError
-from batch_layer.refusals import DayRefusedError
+from batch_layer.refusals import REFUSED, DayRefusedError
 from batch_layer.run import PartitionResult, run
 from batch_layer.tasks import Told
 from infra.catalog_file import load_catalog
@@ -31,7 +31,7 @@ from infra.registry import RegistryUnavailableError
 from infra.settings import SettingsError, load_settings
 from metrics.catalog import Catalog, CatalogError
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED = 0, 1
 _LINES = 20
 _REFUSALS = (
     *(CatalogError, SettingsError, DayRefusedError, ArchiveError, JavaError, JarError),
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results = run(settings, catalog, days, allow_open=arguments.allow_open)
     except _REFUSALS as error:
         print(error, file=sys.stderr)
-        return USAGE
+        return REFUSED
     except (WriteError, ClickHouseError) as error:
         print(error, file=sys.stderr)
         return FAILED

@@ -105,3 +105,17 @@ def revert(client: Client, day: date, run_id: str | None = None) -> tuple[str, s
         msg = f"{day} was published by run `{now[-1].run_id}` meanwhile. look at it, and revert again if you still want"
         raise RevertError(msg)
     return known[-1].run_id, wanted.run_id
+
+
+def rows_by_day(client: Client, run_id: str) -> dict[str, int]:
+    """By day how many rows a run has written, in all tables.
+
+    Args:
+        client: Of the source's database.
+        run_id: The run.
+    """
+    sql = (
+        "SELECT substring(partition, 3, 10) AS day, sum(rows) AS written FROM system.parts "
+        "WHERE database = currentDatabase() AND active AND endsWith(partition, {ending:String}) GROUP BY day"
+    )
+    return dict(query_frame(client, sql, {"ending": f",'{run_id}')"}).select("day", "written").rows())

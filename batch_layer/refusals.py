@@ -1,5 +1,8 @@
 """Why a day cannot be computed; each error's text says why, and the way out."""
 
+REFUSED = 2
+"""Exit code of a run that was refused: tried again, it would be refused again."""
+
 
 class DayRefusedError(Exception):
     """A day that cannot be computed from the log as it is; the text says why and the way out."""

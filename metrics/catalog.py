@@ -222,6 +222,7 @@ class Catalog:
         ratios: What is computed from two metrics when it is read.
         registry: The URL of the schema registry, for format avro; None for that of the settings.
         lookups: What events are joined with.
+        owners: Whom to ask about the source: e-mail addresses, or `team:` and a name.
     """
 
     source: str
@@ -242,6 +243,7 @@ class Catalog:
     registry: str | None = None
     order: tuple[str, ...] = field(default=(), compare=False)
     lookups: tuple[Lookup, ...] = ()
+    owners: tuple[str, ...] = ()
 
     @property
     def dlq_topic(self) -> str:

@@ -15,13 +15,14 @@ from metrics.catalog import MOST_DIMENSIONS, Catalog, CatalogError, Field, Looku
 from metrics.catalog_fields import field_problems, id_and_time_problems, read_field
 from metrics.catalog_lookups import lookup_problems
 from metrics.catalog_names import name_problems, topic_name_problems, topic_problems
-from metrics.catalog_parts import NAME_RULE, AlertPart, CatalogPart, MetricPart
+from metrics.catalog_parts import NAME_RULE, OWNER_RULE, AlertPart, CatalogPart, MetricPart
 from metrics.catalog_words import in_words, known_names
 from metrics.expression import Condition, Expression, FieldType
 from metrics.hashing import digest
 from metrics.totals import check_total
 from metrics.window import AnyWindow, SessionWindow, format_duration, parse_window, slice_width
 
+_OWNER = re.compile(r"team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+")
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _DIMENSION = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,62}")
 """No dimension begins with `_`, so that names which do are free for the SQL of the views."""
@@ -121,6 +122,7 @@ class _Builder:
             part.registry,
             tuple(part.metrics),
             self._lookups,
+            tuple(part.owners),
         )
 
     def _check_texts(self, tree: Any) -> None:  # noqa: ANN401
@@ -141,6 +143,9 @@ class _Builder:
         for option in ("out_of_orderness", "allowed_lateness"):
             if (duration := getattr(part, option)) < timedelta(0):
                 self._problem((option,), f"`{option}` must not be negative", duration, "use 0s for none")
+        for number, owner in enumerate(part.owners):
+            if not _OWNER.fullmatch(owner):
+                self._problem(("owners", number), OWNER_RULE, owner, "write for example team:shop or shop@example.org")
         if part.key is not None and part.key not in {*self._fields, part.event_id}:
             self._problem(("key",), "`key` must be a field", part.key, known_names(part.key, self._fields))
         if part.registry is not None and part.format != "avro":

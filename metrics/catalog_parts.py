@@ -14,6 +14,7 @@ from metrics.window import format_duration, parse_duration
 
 DURATION_PATTERN = r"^\d+(ms|s|m|h|d)$"
 NAME_RULE = "a name is lower case letters, digits and _, begins with a letter and has at most 63 characters"
+OWNER_RULE = "an owner is an e-mail address, or `team:` and a name of letters, digits and _"
 DURATION_UNIT = "ms, s, m, h or d"
 
 Scalar = str | int | float | bool
@@ -251,6 +252,12 @@ class CatalogPart(Part):
     )
     topic_partitions: int = option(
         "Partitions of the topic, where `lockstep` creates it.", 4, default=4, ge=1, le=1024, unit="partitions"
+    )
+    owners: Names = option(
+        "Whom to ask about the source, an e-mail address or `team:` and a name; Dagster shows them at its assets.",
+        ["team:shop"],
+        default=[],
+        error=OWNER_RULE,
     )
     fields: Fields = option("The fields of the events that metrics use, by name.", {"user_id": "string"})
     lookups: dict[str, LookupPart] = option(

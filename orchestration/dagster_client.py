@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any
 
 from infra.settings import Settings
-from orchestration.dagster_home import LOCATION, job_of
+from orchestration.dagster_home import BY_HAND, KIND, LOCATION, job_of
 
 ASSETS = ("batch_metrics", "reconciliation", "certificates")
 _REPOSITORY = "__repository__"
@@ -95,7 +95,8 @@ class DagsterClient:
         Raises:
             DagsterError: Dagster did not take it.
         """
-        tags = {"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)}
+        within = {"dagster/asset_partition_range_start": str(first), "dagster/asset_partition_range_end": str(last)}
+        tags = within | {KIND: BY_HAND}
         params = {
             "selector": {
                 "repositoryLocationName": LOCATION,

@@ -14,14 +14,35 @@ telemetry:
 # No invitation to a newsletter over the first page.
 nux:
   enabled: false
-# One run at a time: each is a Spark job that takes all cores of a small machine.
+# Each run of days is a Spark job, so there is one of each kind at a time: a backfill, one for stale days, the nightly
+# run. A backfill of months takes one place, and the nightly run has another. What the place is of stands in a tag.
 run_queue:
-  max_concurrent_runs: 1
+  max_concurrent_runs: 4
   dequeue_interval_seconds: 1
+  tag_concurrency_limits:
+    - key: dagster/backfill
+      limit: 1
+    - key: lockstep/kind
+      value:
+        applyLimitPerUniqueValue: true
+      limit: 1
+# A run whose process died is started again, once; what fails while it runs is tried again by its step.
+run_retries:
+  enabled: true
+  max_retries: 1
+  retry_on_asset_or_op_failure: false
+freshness:
+  enabled: true
 run_monitoring:
   enabled: true
   start_timeout_seconds: 180
 """
+
+KIND = "lockstep/kind"
+"""Tag of a run: what asked for it. Of each there is one run at a time."""
+WHY = "lockstep/why"
+"""Tag of a run: why it was asked for."""
+NIGHTLY, STALE, FOLLOW, CHECK, BY_HAND = "nightly", "stale", "follow", "check", "by-hand"
 
 
 def job_of(source: str) -> str:

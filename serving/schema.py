@@ -26,6 +26,15 @@ def tables(catalog: Catalog) -> tuple[Table, ...]:
     return (*_source_tables(), *alert_tables(), versions_table(), *lookup_tables(catalog.lookups), *of_metrics)
 
 
+def table(name: str) -> Table:
+    """A table of the source itself, by its name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return {each.name: each for each in _source_tables()}[name]
+
+
 def metric_tables(metric: Metric) -> tuple[Table, Table, Table]:
     """`speed_<m>`, `expected_<m>` and `batch_<m>` of one metric.
 

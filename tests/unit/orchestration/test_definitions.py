@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from infra.catalog_file import load_catalog
+from orchestration.closing import closing_time
 from orchestration.definitions import definitions
-from orchestration.schedules import closing_time
 from orchestration.sources import DEMO_CATALOGS
 
 CLICKSTREAM = Path(__file__).parents[2] / "data" / "clickstream.yaml"
@@ -25,7 +25,20 @@ assert "pyspark" not in sys.modules, "Spark belongs in the process that Pipes st
 """
 
 
-NAMES = ("archive", "batch_metrics", "certificates", "event_log", "log_manifest", "reconciliation", "serving_views")
+NAMES = (
+    *("archive", "batch_metrics", "certificates", "event_log", "log_manifest", "reconciliation", "serving_views"),
+    "speed_metrics",
+)
+LINEAGE = {
+    "event_log": set(),
+    "speed_metrics": {"event_log"},
+    "log_manifest": {"event_log"},
+    "archive": {"event_log"},
+    "batch_metrics": {"event_log", "log_manifest", "archive"},
+    "reconciliation": {"batch_metrics", "speed_metrics"},
+    "certificates": {"reconciliation"},
+    "serving_views": {"certificates", "speed_metrics"},
+}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +88,37 @@ def test_what_a_source_needs_is_its_own(demo: dg.Definitions, source: str) -> No
     assert {key.path[0] for node in own for key in node.parent_keys} == {source}
 
 
+@SOURCES
+def test_the_lineage_is_that_of_the_architecture(demo: dg.Definitions, source: str) -> None:
+    graph = demo.resolve_asset_graph()
+    found = {name: {key.path[1] for key in graph.get(dg.AssetKey([source, name])).parent_keys} for name in NAMES}
+    assert found == LINEAGE
+
+
+@SOURCES
+def test_every_asset_says_whom_to_ask_and_what_it_is(demo: dg.Definitions, source: str) -> None:
+    nodes = [demo.resolve_asset_graph().get(dg.AssetKey([source, name])) for name in NAMES]
+    assert {owner for node in nodes for owner in node.owners} == {f"team:{source}"}
+    assert all(node.description and node.kinds and node.owners for node in nodes)
+
+
+@SOURCES
+def test_what_is_in_tables_shows_its_columns(demo: dg.Definitions, source: str) -> None:
+    graph = demo.resolve_asset_graph()
+    of = {name: graph.get(dg.AssetKey([source, name])).metadata.get("dagster/column_schema") for name in NAMES}
+    shown = {name: {column.name for column in schema.columns} for name, schema in of.items() if schema}
+    assert {"topic_partition", "block", "records"} <= shown["log_manifest"]
+    assert {"partition", "certified", "verdict"} <= shown["certificates"]
+    metrics = load_catalog(DEMO_CATALOGS / f"{source}.yaml").metrics
+    assert {f"batch_{metric.name}.run_id" for metric in metrics} <= shown["batch_metrics"]
+
+
+@SOURCES
+def test_certificates_that_are_not_renewed_every_night_are_overdue(demo: dg.Definitions, source: str) -> None:
+    policy = demo.resolve_asset_graph().get(dg.AssetKey([source, "certificates"])).freshness_policy
+    assert (policy.deadline_cron, policy.lower_bound_delta) == ("16 3 * * *", timedelta(hours=2))
+
+
 def test_every_day_is_checked_for_its_residual_and_its_evidence(demo: dg.Definitions) -> None:
     keys = demo.resolve_asset_graph().asset_check_keys
     assert {(key.asset_key.to_user_string(), key.name) for key in keys} == {
@@ -82,6 +126,8 @@ def test_every_day_is_checked_for_its_residual_and_its_evidence(demo: dg.Definit
         for source in ("shop", "devices")
         for name, check in (
             ("archive", "archive_is_whole"),
+            ("batch_metrics", "all_events_are_in"),
+            ("speed_metrics", "keeps_up"),
             ("reconciliation", "residual_is_zero"),
             ("certificates", "evidence_closes"),
         )
