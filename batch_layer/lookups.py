@@ -5,7 +5,7 @@ same events joined with the versions that the speed layer had read by then, as i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import polars as pl
@@ -53,6 +53,16 @@ class Versions:
             numbers = versions["topic_partition"].unique().to_list()
             events = joined(events, lookup, versions, self.known[lookup.name].before(events, numbers))
         return events
+
+    def until(self, positions: Mapping[str, Mapping[int, int]]) -> "Versions":
+        """The same as it was when the topics of lookups reached to these offsets."""
+        versions = {name: _before(rows, positions[name]) for name, rows in self.versions.items()}
+        return replace(self, versions=versions, positions=positions)
+
+
+def _before(rows: pl.DataFrame, positions: Mapping[int, int]) -> pl.DataFrame:
+    end = pl.col("topic_partition").replace_strict(dict(positions), default=0, return_dtype=pl.Int64)
+    return rows.filter(pl.col("offset") < end)
 
 
 def read_versions(settings: Settings, client: Client, catalog: Catalog, planned: Plan) -> Versions | None:

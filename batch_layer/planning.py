@@ -1,7 +1,8 @@
 """From days to the plan of a run: what the broker, the archive and the index of the log say of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Any
 
 import polars as pl
 
@@ -9,7 +10,7 @@ from batch_layer import log
 from batch_layer.archive import Archive
 from batch_layer.block_index import counted, extents, latest_ms
 from batch_layer.indexing import Indexer, bring_up_to_date
-from batch_layer.manifest import Indexed, LogState, Plan, closed_until, earliest_record_time, fitted, plan
+from batch_layer.manifest import Indexed, LogState, Plan, ReadRange, closed_until, earliest_record_time, fitted, plan
 from batch_layer.reading import reader_of
 from batch_layer.refusals import LostError
 from batch_layer.rows import day_spans, neighbourhood
@@ -55,6 +56,37 @@ def plan_days(
     stops = log.stops(settings, catalog.topic, planned, last)
     indexed = {day: Indexed(*counted(index, span)) for day in planned.days for span in day_spans([day])}
     return fitted(planned, catalog, stops, extents(index, neighbourhood(catalog, spans)), indexed)
+
+
+def plan_again(settings: Settings, catalog: Catalog, manifest: Mapping[str, Any]) -> Plan:
+    """The plan of a run that has been, from its manifest: the same offsets for the same day.
+
+    Raises:
+        LostError: The topic is another one.
+        RegistryUnavailableError: The catalog's format needs a schema registry, and none answers.
+    """
+    require_registry(settings, catalog)
+    state = _observed(settings, catalog, 0)
+    if state.topic_id != manifest["topic_id"]:
+        msg = (
+            f"topic `{catalog.topic}` was made anew: it has id {state.topic_id}, and run `{manifest['run_id']}` read "
+            f"that of id {manifest['topic_id']}"
+        )
+        raise LostError(msg)
+    found = {each.topic_partition: each for each in state.partitions}
+    ranges = []
+    for each in manifest["ranges"]:
+        now = found[each["topic_partition"]]
+        read = {name: each[name] for name in ("topic_partition", "remember_from", "start", "end", "log_end")}
+        ranges.append(ReadRange(**read, log_begin=now.in_log_from, begin=now.begin))
+    return Plan(
+        (day := date.fromisoformat(manifest["partition"]),),
+        tuple(ranges),
+        day if manifest["closed"] else None,
+        state.topic_id,
+        {day: Indexed(**manifest["indexed"])},
+        {each.topic_partition: each.archived for each in state.partitions if each.archived},
+    )
 
 
 def refresh_index(settings: Settings, catalog: Catalog, told: Told = lambda *_: None) -> pl.DataFrame:

@@ -20,19 +20,23 @@ class DayPreview:
         indexed: What the log holds of it.
         run_id: What it shows now; None: it was never published.
         shown: What that run found; None where it did not say.
+        certified: Whether the views serve it.
     """
 
     day: date
     indexed: Indexed
     run_id: str | None
     shown: Indexed | None
+    certified: bool = True
 
     @property
     def state(self) -> str:
-        """`new`, `stale` or `unchanged`."""
+        """`new`, `stale`, `uncertified` or `unchanged`."""
         if self.run_id is None:
             return "new"
-        return "unchanged" if self.shown == self.indexed else "stale"
+        if self.shown != self.indexed:
+            return "stale"
+        return "unchanged" if self.certified else "uncertified"
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,16 @@ def preview(client: Client, planned: Plan, published: Mapping[date, tuple[str, I
         planned: The plan.
         published: By day the run that it shows, and what that found; see `stale.published_days`.
     """
-    days = tuple(DayPreview(day, planned.indexed[day], *published.get(day, (None, None))) for day in planned.days)
+    sure = certified(client)
+    shown = {day: published.get(day, (None, None)) for day in planned.days}
+    days = tuple(DayPreview(day, planned.indexed[day], *shown[day], (day, shown[day][0]) in sure) for day in shown)
     return Preview(planned, days, estimated_s(durations(client), planned.records))
+
+
+def certified(client: Client) -> set[tuple[date, str | None]]:
+    """The days and runs whose last certificate says that they may be relied upon."""
+    sql = "SELECT partition, run_id FROM certificates GROUP BY partition, run_id HAVING argMax(certified, issued_at)"
+    return {*query_frame(client, sql).rows()}
 
 
 def durations(client: Client) -> list[tuple[int, float]]:

@@ -66,10 +66,15 @@ def held(client: Client) -> list[HeldRun]:
     return found
 
 
+def tables_of_runs(client: Client) -> list[str]:
+    """The tables in which each run of a day is a partition."""
+    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND partition_key = '(partition, run_id)'"
+    return sorted(query_frame(client, sql)["name"].to_list())
+
+
 def drop(client: Client, runs: Sequence[HeldRun]) -> None:
     """Drops all rows of some runs; that they were there stays in `batch_runs` and `publications`."""
-    sql = "SELECT name FROM system.tables WHERE database = currentDatabase() AND partition_key = '(partition, run_id)'"
-    tables = query_frame(client, sql)["name"].to_list()
+    tables = tables_of_runs(client)
     for one in runs:
         for table in tables:
             client.command(

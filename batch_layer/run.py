@@ -152,11 +152,43 @@ def run(
             names nothing was published.
     """
     planned = plan_days(settings, catalog, days, allow_open=allow_open, reindex=reindex, told=told)
+    return compute(settings, catalog, planned, most_events=most_events, session_of=session_of, told=told)
+
+
+def compute(
+    settings: Settings,
+    catalog: Catalog,
+    planned: Plan,
+    *,
+    shown: bool = True,
+    most_events: int = PORTION_EVENTS,
+    session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
+    told: Told = lambda *_: None,
+    lookups_until: Mapping[str, Mapping[int, int]] | None = None,
+) -> list[PartitionResult]:
+    """Computes what was planned, and publishes it if it is to be shown.
+
+    Args:
+        settings: Where Kafka and ClickHouse are.
+        catalog: What is computed.
+        planned: The days, and the offsets to read.
+        shown: Whether readers are to see it; else nobody does, and `retention.prune` drops it after a while.
+        most_events: See `portions`.
+        session_of: Opens a Spark session for a number of records.
+        told: Told how many days are done.
+        lookups_until: By lookup and topic partition, the offset before which versions count; None: all do.
+
+    Raises:
+        DayRefusedError: The history of a lookup cannot give one of the days; no run was written.
+        WriteError: As of `run`.
+    """
     run_id = new_run_id()
     target = Target(settings, settings.database(catalog.source), run_id)
     client = target.connect()
     before = published(client, planned.days)
     lookups = read_versions(settings, client, catalog, planned)
+    if lookups and lookups_until is not None:
+        lookups = lookups.until(lookups_until)
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))
     done: dict[date, PartitionResult] = {}
@@ -170,9 +202,10 @@ def run(
                 manifests = _manifests(read, run_id, counts, clock.spent())
                 complete = {day: (counts[day], json.dumps(manifest)) for day, manifest in manifests.items()}
                 insert_frame(client, "batch_runs", _runs(catalog, run_id, "complete", complete))
-                publish(client, run_id, {day: before[day] for day in portion}, catalog)
-                done |= {day: _result(run_id, found, manifests[day]) for day, found in counts.items()}
-                told("days published", len(portion), len(planned.days))
+                if shown:
+                    publish(client, run_id, {day: before[day] for day in portion}, catalog)
+                done |= {day: _result(run_id, found, manifests[day], shown=shown) for day, found in counts.items()}
+                told("days published" if shown else "days computed", len(portion), len(planned.days))
     except BaseException:
         # The reason of the failure is worth more than its record, which a ClickHouse that is away cannot take.
         with suppress(ClickHouseError, OSError):
@@ -182,14 +215,14 @@ def run(
     return [*done.values()]
 
 
-def _result(run_id: str, found: Day, manifest: dict[str, Any]) -> PartitionResult:
+def _result(run_id: str, found: Day, manifest: dict[str, Any], *, shown: bool) -> PartitionResult:
     return PartitionResult(
         date.fromisoformat(manifest["partition"]),
         run_id,
         found.events,
         found.copies,
         found.dispositions[DEAD_LETTER],
-        published=True,
+        published=shown,
         manifest={name: part for name, part in manifest.items() if name != "ledger"},
     )
 
@@ -389,13 +422,18 @@ def _manifests(
             "indexed": asdict(planned.indexed[day]),
             "closed": planned.last_closed is not None and day <= planned.last_closed,
             **{name: round(seconds, 3) for name, seconds in spent.items()},
-            "code_version": f"{version('lockstep')}+semantics.{SEMANTICS_VERSION}",
+            "code_version": code_version(),
             "ledger": [{key: value for key, value in block.items() if key != "read"} for block in blocks],
         }
         if read.lookups:
             manifest["lookups"] = read.lookups.positions
         manifests[day] = manifest
     return manifests
+
+
+def code_version() -> str:
+    """Of what computes: the package, and the meaning of the aggregations."""
+    return f"{version('lockstep')}+semantics.{SEMANTICS_VERSION}"
 
 
 def _runs(catalog: Catalog, run_id: str, status: str, days: dict[date, tuple[Day, str]]) -> pl.DataFrame:

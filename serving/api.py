@@ -69,12 +69,13 @@ def create_app(*served: Source) -> FastAPI:
         end: Annotated[str | None, Query(alias="to", description="ISO time, exclusive")] = None,
         by: Annotated[list[str] | None, Query(description="DIMENSION=VALUE, repeatable")] = None,
         grain: Annotated[str | None, Query(description="such as 1m; default: the metric's first")] = None,
-        layer: Annotated[str, Query(description="served, speed or batch")] = "served",
+        layer: Annotated[str | None, Query(description="served, speed or batch; default: served")] = None,
         limit: Annotated[int, Query(description="most rows; of more, the latest")] = query.DEFAULT_LIMIT,
+        as_of: Annotated[str | None, Query(description="ISO time; what batch had published by then")] = None,
     ) -> dict[str, Any]:
         """Windows of a metric, in order of time."""
         source = sources.of_metric(name)
-        asked = query.build(source.catalog, name, grain, start, end, by or (), layer, limit)
+        asked = query.build(source.catalog, name, grain, start, end, by or (), layer, limit, None, as_of)
         return query.answer(source.client, source.database, asked)
 
     @app.get("/v1/alerts")

@@ -11,7 +11,8 @@ from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import quote
 from metrics.catalog import Catalog, ShownMetric
-from serving.views import dimensions, view_name
+from serving.days import Days
+from serving.views import batch_sql, dimensions, view_name
 
 Layer = Literal["served", "speed", "batch"]
 LAYERS: tuple[str, ...] = get_args(Layer)
@@ -19,6 +20,7 @@ SUFFIXES = {"served": "", "speed": "__speed", "batch": "__batch"}
 
 DEFAULT_LIMIT = 10_000
 LARGEST_LIMIT = 1_000_000
+_DAYS_LISTED = 5
 
 Number = int | float | Decimal
 Item = dict[str, Any]
@@ -49,6 +51,7 @@ class Query:
         layer: served (each window once), speed or batch.
         limit: most rows returned; of more, the latest.
         version: a metric version, or its first digits, to read instead of the one that the metric's name shows.
+        as_of: what the batch layer had published by then; None: what is shown now. Aware.
     """
 
     metric: ShownMetric
@@ -59,6 +62,7 @@ class Query:
     layer: str = "served"
     limit: int = DEFAULT_LIMIT
     version: str | None = None
+    as_of: datetime | None = None
 
     def __post_init__(self) -> None:
         metric = self.metric
@@ -74,6 +78,12 @@ class Query:
                 known = f"its dimensions are: {', '.join(dimensions(metric))}" if dimensions(metric) else "it has none"
                 msg = f"metric `{metric.name}` has no dimension `{name}`. {known}"
                 raise QueryError(msg)
+        if self.as_of is not None and (self.layer != "batch" or self.version is not None):
+            msg = (
+                f"`as_of` asks what batch had published of the version that is shown; got layer `{self.layer}`"
+                f"{f' and version `{self.version}`' if self.version else ''}. speed keeps no history: leave them out"
+            )
+            raise QueryError(msg)
         if not 1 <= self.limit <= LARGEST_LIMIT:
             msg = f"`limit` must be between 1 and {LARGEST_LIMIT}; got {self.limit}. ask for a shorter span of time"
             raise QueryError(msg)
@@ -129,9 +139,10 @@ def build(  # noqa: PLR0913, PLR0917 - a text for each part of a question
     start: str | None = None,
     end: str | None = None,
     by: Sequence[str] = (),
-    layer: str = "served",
+    layer: str | None = None,
     limit: int = DEFAULT_LIMIT,
     version: str | None = None,
+    as_of: str | None = None,
 ) -> Query:
     """A query from texts, as a user writes them.
 
@@ -142,9 +153,10 @@ def build(  # noqa: PLR0913, PLR0917 - a text for each part of a question
         start: ISO time or day; None for the first window.
         end: ISO time or day, exclusive; None for the last window.
         by: ``DIMENSION=VALUE`` filters; several values of one dimension are alternatives.
-        layer: served, speed or batch.
+        layer: served, speed or batch; None for served, and of what was published at some time for batch.
         limit: most rows.
         version: a metric version; None for the one that the metric's name shows.
+        as_of: ISO time; None for what is shown now.
 
     Raises:
         UnknownMetricError: the catalog has no such metric.
@@ -160,14 +172,21 @@ def build(  # noqa: PLR0913, PLR0917 - a text for each part of a question
         None if start is None else parse_time(start, "from"),
         None if end is None else parse_time(end, "to"),
         _filters(by),
-        layer,
+        layer or ("batch" if as_of else "served"),
         limit,
         version,
+        None if as_of is None else parse_time(as_of, "as_of"),
     )
 
 
 def rows(client: Client, database: str, query: Query) -> list[Row]:
-    """The rows of a query in order of window and dimensions; of more than its limit, the latest."""
+    """The rows of a query in order of window and dimensions; of more than its limit, the latest.
+
+    Raises:
+        QueryError: What was published then is kept no longer.
+    """
+    if query.as_of is not None:
+        _refuse_dropped(client, _days(database, query))
     sql, parameters = select(database, query)
     result = client.query(sql, parameters=parameters)
     named = dimensions(query.metric)
@@ -184,6 +203,9 @@ def select(database: str, query: Query) -> tuple[str, dict[str, Any]]:
     """The SELECT of a query, latest rows first, and its bound parameters."""
     named = [quote(name) for name in dimensions(query.metric)]
     view = view_name(query.metric, query.grain, query.version) + SUFFIXES[query.layer]
+    relation = f"{quote(database)}.{quote(view)}"
+    if query.as_of is not None:
+        relation = f"(\n{batch_sql(query.metric, query.grain, _days(database, query))}\n)"
     conditions = []
     parameters: dict[str, Any] = {"most": query.limit}
     for name, moment, comparison in (("start", query.start, ">="), ("end", query.end, "<")):
@@ -210,10 +232,23 @@ def select(database: str, query: Query) -> tuple[str, dict[str, Any]]:
     where = f"\nWHERE {' AND '.join(conditions)}" if conditions else ""
     order = ", ".join(f"{name} DESC" for name in ("window_start", *named))
     return (
-        f"SELECT {', '.join(columns)}\nFROM {quote(database)}.{quote(view)}{where}\nORDER BY {order}\n"
-        "LIMIT {most:UInt64}",
+        f"SELECT {', '.join(columns)}\nFROM {relation}{where}\nORDER BY {order}\nLIMIT {{most:UInt64}}",
         parameters,
     )
+
+
+def _days(database: str, query: Query) -> Days:
+    return Days(database, query.metric.versions, query.as_of)
+
+
+def _refuse_dropped(client: Client, days: Days) -> None:
+    if gone := sorted({str(day) for day, _ in client.query(days.dropped).result_rows}):
+        listed = ", ".join(gone[:_DAYS_LISTED]) + (", ..." if len(gone) > _DAYS_LISTED else "")
+        msg = (
+            f"what was published then of {listed} has been dropped, as another run took its place long ago. ask for a "
+            "later time; LOCKSTEP_RUNS_KEPT_DAYS says how long such runs are kept"
+        )
+        raise QueryError(msg)
 
 
 def answer(client: Client, database: str, query: Query) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def views(catalog: Catalog, database: str, beside: Collection[str] = ()) -> list
         for grain in metric.grains:
             bodies = {
                 f"{grain}__speed": speed_sql(metric, grain, database, catalog.allowed_lateness),
-                f"{grain}__batch": batch_sql(metric, grain, database),
+                f"{grain}__batch": batch_sql(metric, grain, Days(database, metric.versions)),
                 grain: served_sql(metric, grain, database, catalog.allowed_lateness),
             }
             found += [
@@ -93,9 +93,8 @@ def speed_sql(metric: ShownMetric, grain: str, database: str, allowed_lateness: 
     return _view(metric, rows, "'speed'", "'provisional'", "CAST(NULL AS Nullable(Float64))")
 
 
-def batch_sql(metric: ShownMetric, grain: str, database: str) -> str:
-    """What the batch layer publishes: see `layers.batch`."""
-    days = Days(database, metric.versions)
+def batch_sql(metric: ShownMetric, grain: str, days: Days) -> str:
+    """What the batch layer publishes of some days: see `layers.batch`."""
     rows = ratio.batch(metric, grain, days) if isinstance(metric, RatioMetric) else layers.batch(metric, grain, days)
     status = "if(v.is_final, 'certified', 'provisional')"
     return _view(metric, rows, "'batch'", status, "CAST(NULL AS Nullable(Float64))")

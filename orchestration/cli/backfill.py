@@ -1,6 +1,7 @@
 """`backfill`: days computed again by Dagster; first what that would read, and what it would change."""
 
 import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -8,13 +9,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from orchestration.cli.common import (
+    FOUND,
     CatalogOption,
-    Failed,
     JsonOption,
     SourceOption,
     UserError,
     days_between,
     err,
+    fail,
     load_one,
     out,
     parse_day,
@@ -33,13 +35,17 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Layers")(backfill)
 
 
-def backfill(
+def backfill(  # noqa: PLR0913, PLR0917 - options of a command
     first: Annotated[str, typer.Option("--from", metavar="DAY", help="First UTC day, YYYY-MM-DD.")],
     last: Annotated[str, typer.Option("--to", metavar="DAY", help="Last UTC day, included.")],
     stale: Annotated[
-        bool, typer.Option("--stale", help="Only days that were never published, or have got more since.")
+        bool, typer.Option("--stale", help="Only days that are not published and certified, or have got more since.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be read; launch nothing.")] = False,
+    show_changes: Annotated[
+        bool,
+        typer.Option("--changes", help="First compute the days, shown to nobody, and list which values would change."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before launching.")] = False,
     catalog: CatalogOption = None,
     source: SourceOption = None,
@@ -49,7 +55,8 @@ def backfill(
 
     It is the backfill of Dagster's own page: stop following with Ctrl-C, and it goes on; cancel it there.
     """
-    from batch_layer.planning import plan_days  # noqa: PLC0415 - it takes a while to import
+    from batch_layer.again import try_out  # noqa: PLC0415 - it takes a while to import
+    from batch_layer.planning import plan_days  # noqa: PLC0415
     from batch_layer.preview import preview  # noqa: PLC0415
     from batch_layer.stale import published_days  # noqa: PLC0415
     from infra.clickhouse import connect  # noqa: PLC0415
@@ -80,6 +87,13 @@ def backfill(
     }
     if not as_json:
         _show(definition.source, seen, chosen)
+    if show_changes and chosen:
+        wanted = [one.day for one in chosen]
+        with progress_bar(err) as told:
+            found = try_out(where, definition, plan_days(where, definition, wanted, told=told), told=told)
+        document["changes"] = [asdict(change) for change in found]
+        if not as_json:
+            _show_changes(found)
     if dry_run or not chosen:
         if as_json:
             print_json(document)
@@ -100,7 +114,7 @@ def backfill(
         print_json(document)
     if state["status"] != "COMPLETED_SUCCESS":
         failures = [dagster.failure(run["runId"]) for run in state["runs"] if run["status"] == "FAILURE"]
-        raise Failed("; ".join([f"the backfill ended as {state['status']}", *failures]))
+        fail("; ".join([f"the backfill ended as {state['status']}", *failures]), FOUND)
     out.print(f"{len(chosen)} days of {definition.source} are published", highlight=False) if not as_json else None
 
 
@@ -116,6 +130,20 @@ def _show(source: str, seen: Any, chosen: list[Any]) -> None:  # noqa: ANN401 - 
     read = " and ".join(f"{offsets:,} offsets of {place}" for offsets, place in places if offsets)
     took = f"about {seen.seconds:.0f} s, from what runs took before" if seen.seconds else "no run so far says how long"
     out.print(f"it reads {read or 'nothing'}; {took}", highlight=False)
+
+
+def _show_changes(found: list[Any]) -> None:  # noqa: ANN401 - as above
+    if not found:
+        out.print("no published value would change")
+        return
+    table = Table(title="published values that would change", title_justify="left")
+    for heading in ("metric", "grain", "windows", "changed", "by at most", "for example"):
+        table.add_column(heading, justify="right" if heading in {"windows", "changed", "by at most"} else "left")
+    for change in found:
+        shown = [f"{each.window}: {each.was or 'nothing'} -> {each.now or 'nothing'}" for each in change.examples[:1]]
+        greatest = "" if change.greatest is None else f"{change.greatest:,.10g}"
+        table.add_row(change.metric, change.grain, f"{change.windows:,}", f"{change.changed:,}", greatest, *shown)
+    out.print(table)
 
 
 def _followed(dagster: DagsterClient, backfill_id: str, days: int) -> dict[str, Any]:

@@ -8,16 +8,20 @@ from rich.table import Table
 
 from infra.clickhouse import connect
 from orchestration.cli.common import (
+    FOUND,
     CatalogOption,
     JsonOption,
     SourceOption,
     counted,
+    err,
+    fail,
     load_one,
     out,
     parse_day,
     print_json,
     settings,
 )
+from orchestration.progress import progress_bar
 
 _Day = Annotated[str, typer.Option("--partition", metavar="DAY", help="The UTC day, YYYY-MM-DD.")]
 
@@ -27,6 +31,7 @@ def register(app: typer.Typer) -> None:
     family = typer.Typer(no_args_is_help=True, help="Runs of the batch layer that a day has shown.")
     family.command(name="list")(listed)
     family.command()(revert)
+    family.command()(verify)
     family.command()(prune)
     app.add_typer(family, name="publish", rich_help_panel="Layers")
 
@@ -77,6 +82,33 @@ def revert(
         print_json({"partition": partition, "before": before, "now": now})
         return
     out.print(f"{partition} of {definition.source} shows run {now} again, and no longer {before}", highlight=False)
+
+
+def verify(
+    partition: _Day,
+    run: Annotated[
+        str | None, typer.Option("--run", help="The run to compute again.", show_default="the one that is shown")
+    ] = None,
+    catalog: CatalogOption = None,
+    source: SourceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute a run again from its manifest, shown to nobody; exit code 1 if a byte differs."""
+    from batch_layer.again import repeat  # noqa: PLC0415 - as above
+    from batch_layer.publish import WriteError  # noqa: PLC0415
+
+    definition = load_one("computing a run again", catalog, source).catalog
+    with progress_bar(err) as told:
+        try:
+            done = repeat(settings(), definition, parse_day(partition), run, told=told)
+        except WriteError as error:
+            fail(str(error), FOUND)
+    if as_json:
+        print_json({"partition": partition, "run_id": done.run_id, "rows": done.rows, "differing": [*done.differing]})
+    elif not done.differing:
+        out.print(f"{partition} of {definition.source}: all {done.rows:,} rows of run {done.run_id} are the same again")
+    if done.differing:
+        fail(f"run `{done.run_id}` computed again has other rows in {', '.join(done.differing)}", FOUND)
 
 
 def prune(catalog: CatalogOption = None, source: SourceOption = None, as_json: JsonOption = False) -> None:

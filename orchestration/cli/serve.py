@@ -47,13 +47,19 @@ def query(  # noqa: PLR0913, PLR0917 - options of a command
     by: Annotated[
         list[str] | None, typer.Option("--by", metavar="NAME=VALUE", help="Only this value; may be repeated.")
     ] = None,
-    layer: Annotated[str, typer.Option(help=f"Which numbers: {', '.join(LAYERS)}.")] = "served",
+    layer: Annotated[
+        str | None, typer.Option(help=f"Which numbers: {', '.join(LAYERS)}.", show_default="served")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Most rows; of more, the latest.", show_default="10,000; 50 as a table")
     ] = None,
     version: Annotated[
         str | None,
         typer.Option("--metric-version", metavar="V", help="A version of the metric.", show_default="the one shown"),
+    ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="T", help="What batch had published by this time.", show_default="now"),
     ] = None,
     catalog: CatalogOption = None,
     source: SourceOption = None,
@@ -68,7 +74,7 @@ def query(  # noqa: PLR0913, PLR0917 - options of a command
     database = where.database(definition.source)
     _require_views(client, database, definition.source)
     beside = version and kept_beside(client, database, metric, version)
-    question = build(definition, metric, grain, start, end, by or (), layer, most, beside)
+    question = build(definition, metric, grain, start, end, by or (), layer, most, beside, as_of)
     found = rows(client, database, question)
     if as_json:
         print_json({"metric": question.metric.name, "grain": question.grain, "rows": [row.as_json() for row in found]})

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,25 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from pyspark.sql import SparkSession
 
+from batch_layer.again import NotRepeatableError, repeat, try_out
 from batch_layer.archive import ArchiveError
 from batch_layer.archiving import Archiver, archiver_of, catch_up, compare
 from batch_layer.history import RevertError, editions, revert
 from batch_layer.job import spark_session
-from batch_layer.planning import refresh_index
+from batch_layer.planning import plan_days, refresh_index
 from batch_layer.publish import PublishedMeanwhileError, WriteError, publish, published
 from batch_layer.refusals import ExpiredError, LostError
 from batch_layer.retention import prune
 from batch_layer.run import PartitionResult, run
 from batch_layer.stale import published_days, stale_days
 from infra import kafka as broker
-from infra.clickhouse import connect, query_frame
+from infra.clickhouse import connect, query_frame, quote
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.reference import Record
 from metrics.window import to_epoch_ms
+from reconciliation.reconcile import reconcile
+from serving.query import QueryError, build, rows
 
 FIRST = date(2026, 3, 1)
 START = to_epoch_ms(datetime(2026, 3, 1, tzinfo=UTC))
@@ -60,7 +63,25 @@ class Source:
         self._session = session
 
     def run(self, *days: date) -> list[PartitionResult]:
-        return run(self.settings, self.catalog, days, session_of=lambda *_: nullcontext(self._session))
+        return run(self.settings, self.catalog, days, session_of=self.session_of)
+
+    def session_of(self, *_: object) -> AbstractContextManager[SparkSession]:
+        return nullcontext(self._session)
+
+    def shown(self) -> dict[str, list[str]]:
+        """What the batch layer shows, by metric and grain."""
+        client = self.client
+        views = {f"{m.name}_{grain}": f"{m.name}_{grain}__batch" for m in self.catalog.shown for grain in m.grains}
+        sql = "SELECT * EXCEPT as_of FROM {}"
+        return {
+            name: sorted(map(repr, query_frame(client, sql.format(quote(view))).rows())) for name, view in views.items()
+        }
+
+    def events_of(self, then: datetime) -> Any:
+        """How many events the first day had, as was published by then; None: it was not."""
+        asked = build(self.catalog, "events", "1d", end="2026-03-02", as_of=then.isoformat())
+        found = rows(self.client, self.settings.database(self.catalog.source), asked)
+        return found[0].value if found else None
 
     @property
     def client(self) -> Client:
@@ -287,6 +308,88 @@ def test_rows_of_a_run_that_was_replaced_long_ago_are_dropped_whole(source: Sour
     with pytest.raises(RevertError, match="the rows of run .* are gone"):
         revert(source.client, DAYS[0], first.run_id)
     assert prune(source.client, timedelta(days=7), now + timedelta(days=8)) == []
+
+
+def test_a_run_computed_again_from_its_manifest_has_the_same_bytes(source: Source) -> None:
+    produce(source.settings, source.catalog, records(seed=19, count=3_000))
+    runs = {result.partition: result.run_id for result in source.run(*DAYS)}
+    # what comes later for the same day is not what the run has read
+    source.send((START + 80 * 3_600_000, event("late", START + 5)))
+    again = repeat(source.settings, source.catalog, DAYS[0], session_of=source.session_of)
+    assert (again.run_id, again.differing) == (runs[DAYS[0]], ())
+    assert again.rows == sum(map(len, source.rows(runs[DAYS[0]], DAYS[0]).values()))
+    held = query_frame(source.client, "SELECT DISTINCT run_id FROM batch_events WHERE partition = '2026-03-01'")
+    assert held["run_id"].to_list() == [runs[DAYS[0]]]
+
+    # and it says so where a byte is another
+    source.client.command(
+        "ALTER TABLE batch_events UPDATE events = events + 1 WHERE partition = '2026-03-02' AND "
+        "slice_start = (SELECT min(slice_start) FROM batch_events WHERE partition = '2026-03-02')",
+        settings={"mutations_sync": 2},
+    )
+    told = repeat(source.settings, source.catalog, DAYS[1], session_of=source.session_of)
+    assert told.differing == ("batch_events",)
+    with pytest.raises(NotRepeatableError, match="was of catalog version"):
+        repeat(source.settings, source.catalog.only(["events"]), DAYS[0], session_of=source.session_of)
+
+
+def test_what_a_run_would_change_is_known_before_anybody_sees_it(source: Source) -> None:
+    produce(source.settings, source.catalog, records(seed=20, count=600))
+    source.run(*DAYS)
+    before = source.shown()
+    planned = plan_days(source.settings, source.catalog, DAYS)
+    assert try_out(source.settings, source.catalog, planned, session_of=source.session_of) == []
+    source.send((START + 80 * 3_600_000, event("late", START + 5)))
+    planned = plan_days(source.settings, source.catalog, DAYS)
+    changes = try_out(source.settings, source.catalog, planned, session_of=source.session_of)
+    assert source.shown() == before
+    found = {(change.metric, change.grain): change for change in changes}
+    daily = found["events", "1d"]
+    assert (daily.windows, daily.changed, daily.greatest) == (3, 1, 1.0)
+    (example,) = daily.examples
+    assert example.window == "2026-03-01 00:00:00.000"
+    assert int(example.now) == int(example.was) + 1
+    source.run(DAYS[0])
+    after = source.shown()
+    assert {name for name in after if after[name] != before[name]} == {
+        f"{change.metric}_{change.grain}" for change in changes
+    }
+
+
+def test_what_was_published_at_some_time_can_be_asked_for(source: Source) -> None:
+    produce(source.settings, source.catalog, records(seed=21, count=300))
+    (first,) = source.run(DAYS[0])
+    then = editions(source.client, DAYS[0])[0].published_at
+    source.send((START + 80 * 3_600_000, event("late", START + 5)))
+    (second,) = source.run(DAYS[0])
+    assert source.events_of(then) == first.events
+    assert source.events_of(then - timedelta(milliseconds=1)) is None
+    assert source.events_of(datetime.now(UTC)) == second.events == first.events + 1
+    back = revert(source.client, DAYS[0])
+    assert back == (second.run_id, first.run_id)
+    moments = [one.published_at for one in editions(source.client, DAYS[0])]
+    assert [source.events_of(moment) for moment in moments] == [first.events, second.events, first.events]
+    prune(source.client, timedelta(days=7), datetime.now(UTC) + timedelta(days=8))
+    assert source.events_of(moments[0]) == first.events
+    with pytest.raises(QueryError, match=r"what was published then of 2026-03-01 has been dropped"):
+        source.events_of(moments[1])
+
+
+def test_all_that_clickhouse_held_is_the_same_again_from_the_archive(source: Source) -> None:
+    sent = records(seed=22, count=3_000)
+    produce(source.settings, source.catalog, sent)
+    source.run(*DAYS)
+    assert all(result.certified for result in reconcile(source.settings, source.catalog, DAYS))
+    before = source.shown()
+    assert sum(map(len, before.values())) > 1_000
+    catch_up(source.archiver, source.offsets())
+    for number in range(3):
+        source.expire(number, _first_offset(sent, number, START + 2 * DAY_MS))
+
+    source.client.command(f"DROP DATABASE {quote(source.settings.database(source.catalog.source))} SYNC")
+    source.run(*DAYS)
+    assert all(result.certified for result in reconcile(source.settings, source.catalog, DAYS))
+    assert source.shown() == before
 
 
 def command(source: Source, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ def test_nothing_is_dropped(catalog: Catalog) -> None:
 
 def test_every_table_remembers_insert_tokens(catalog: Catalog) -> None:
     tables = [statement for statement in schema.ddl(catalog, "shop") if "CREATE TABLE" in statement]
-    assert len(tables) == 16
+    assert len(tables) == 17
     assert all("non_replicated_deduplication_window" in statement for statement in tables)
 
 
