@@ -37,7 +37,7 @@ test: setup lint chromium ## lint, then the tests of every part, on the real eng
 	@$(BIN)/python -m pytest -m "not faults"
 
 .PHONY: test-e2e
-test-e2e: setup ## whole jobs through both layers as a user runs them, the demo too
+test-e2e: setup chromium ## whole jobs through both layers as a user runs them, the demo too
 	@$(BIN)/python -m pytest tests/e2e
 
 .PHONY: test-faults

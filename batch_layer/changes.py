@@ -10,7 +10,7 @@ from infra.clickhouse import query_frame
 from metrics.catalog import Catalog, ShownMetric
 from serving.days import Days
 from serving.presented import keys
-from serving.views import batch_sql
+from serving.views import DRIFT_TOLERANCE, batch_sql
 
 _EXAMPLES = 5
 
@@ -67,10 +67,15 @@ def _change(client: Client, metric: ShownMetric, grain: str, database: str, runs
         f"FROM (\n{batch_sql(metric, grain, days)}\n) WHERE {near}"
         for side, days in enumerate(sides)
     )
+    differs = "was != now"
+    if "Float" in metric.value_type:
+        # sums of floats come out in another order each time
+        near = f"apart <= {DRIFT_TOLERANCE} * greatest(abs(toFloat64OrZero(was)), abs(toFloat64OrZero(now)))"
+        differs = f"was != now AND NOT (was != '' AND now != '' AND {near})"
     apart = "abs(ifNull(toFloat64OrNull(now), 0) - ifNull(toFloat64OrNull(was), 0))"
     sql = (
-        f"SELECT count() AS windows, countIf(was != now) AS changed, maxIf(apart, was != now) AS greatest, "
-        f"arraySlice(arrayReverseSort(e -> e.1, groupArrayIf((apart, window, was, now), was != now)), 1, {_EXAMPLES}) "
+        f"SELECT count() AS windows, countIf({differs}) AS changed, maxIf(apart, {differs}) AS greatest, "
+        f"arraySlice(arrayReverseSort(e -> e.1, groupArrayIf((apart, window, was, now), {differs})), 1, {_EXAMPLES}) "
         f"AS examples FROM (SELECT arrayStringConcat([{_in_words(metric)}], ' ') AS window, "
         f"maxIf(shown, side = 0) AS was, maxIf(shown, side = 1) AS now, {apart} AS apart "
         f"FROM (\n{both}\n) GROUP BY {named})"

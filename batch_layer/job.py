@@ -81,7 +81,8 @@ def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
     builder = SparkSession.builder.appName("lockstep-batch").master(settings.spark_master)
     flags = ["-XX:+UseParallelGC", f"-Dlog4j2.configurationFile={logging.as_uri()}"]
     if records <= SHORT_RUN_RECORDS:
-        flags.append("-XX:TieredStopAtLevel=1")
+        # with one compiler alone Java keeps 48 MB for what it compiles, which a session of several runs fills
+        flags += ["-XX:TieredStopAtLevel=1", "-XX:ReservedCodeCacheSize=240m"]
     options = _OPTIONS | {
         "spark.jars": ",".join(map(str, _kafka_jars(settings))),
         "spark.driver.memory": settings.spark_heap,

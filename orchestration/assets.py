@@ -196,7 +196,7 @@ def _batch_metrics(settings: Settings, source: SourceFile, days: dg.DailyPartiti
 
     @dg.asset(
         key=key,
-        deps=[asset_key(source.name, name) for name in ("event_log", "log_manifest", "archive")],
+        deps=[asset_key(source.name, "event_log")],
         group_name=source.name,
         owners=list(source.catalog.owners),
         kinds={"pyspark", "clickhouse"},

@@ -174,8 +174,8 @@ def manifest_complete(manifest: Manifest) -> Check:
         if read.topic_partition in seen:
             faults.append(f"{name} twice")
         seen.add(read.topic_partition)
-        if not read.log_begin <= read.start <= read.end <= read.log_end:
-            faults.append(f"{name} read [{read.start}, {read.end}) of a log [{read.log_begin}, {read.log_end})")
+        if not read.reaches_from <= read.start <= read.end <= read.log_end:
+            faults.append(f"{name} read [{read.start}, {read.end}) of a log [{read.reaches_from}, {read.log_end})")
         elif read.end < read.log_end and manifest.indexed is None:
             faults.append(f"{name} ends {read.log_end - read.end} offsets before the end of the log")
         if read.records > read.end - read.start:

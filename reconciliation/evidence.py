@@ -15,7 +15,10 @@ class ManifestError(ValueError):
 
 
 class OffsetRange(msgspec.Struct, frozen=True, kw_only=True):
-    """Offsets `[start, end)` of one topic partition that a run read, and what became of each record in them."""
+    """Offsets `[start, end)` of one topic partition that a run read, and what became of each record in them.
+
+    The log had `[log_begin, log_end)` then, and its archive went back to `begin`; None where a run did not say.
+    """
 
     topic_partition: int
     start: int
@@ -23,11 +26,17 @@ class OffsetRange(msgspec.Struct, frozen=True, kw_only=True):
     log_begin: int
     log_end: int
     records: int
+    begin: int | None = None
     counted: int = 0
     late: int = 0
     duplicate: int = 0
     id_conflict: int = 0
     dead_letter: int = 0
+
+    @property
+    def reaches_from(self) -> int:
+        """The first offset that the log or its archive had."""
+        return self.log_begin if self.begin is None else min(self.begin, self.log_begin)
 
     @property
     def disposed(self) -> int:

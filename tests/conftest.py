@@ -7,12 +7,14 @@ however that ends. Tests keep apart by names: use `unique` for topics and source
 
 import os
 import random
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hypothesis
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from infra.processes import is_free
 from infra.service import Service
@@ -25,6 +27,7 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 HOST = "127.0.0.1"
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Below the range from which the kernel takes ports of outgoing connections, so that nothing takes them meanwhile.
 _PORTS = range(12_000, 31_000)
 
@@ -105,3 +108,24 @@ def unique() -> str:
 def _started(settings: Settings, services: Sequence[Service]) -> Settings:
     up(settings, services, owner_pid=os.getpid())
     return settings
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if found:
+        return found
+    reason = f"no Chromium is installed (looked on PATH for {', '.join(CHROMIUMS)}); install one to test pages"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+# not for the session: Playwright keeps an event loop running in this thread, in which no other test could start its own
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # as root, in a container, Chromium has no sandbox
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
@@ -13,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 from serving_tables import CATALOG, OTHER_CATALOG, Event, Tables, at
 
 from infra.service import Service, http_ready
@@ -22,7 +21,6 @@ from infra.settings import Settings
 from infra.stack import down, up
 from serving import panels, query
 
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DAY = date(2026, 3, 1)
 MIDNIGHT = at("2026-03-01T00:00:00")
 LIVE = at("2026-03-02T09:30:00")
@@ -42,27 +40,6 @@ MORE = """
   share:   {{ratio: [buys, all], description: part of the events that are purchases}}
 """
 PAGES = ("/", "/shoes", "/shirts", "/checkout", "/help", "/about <us>")
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if found:
-        return found
-    reason = f"no Chromium is installed (looked on PATH for {', '.join(CHROMIUMS)}); install one to test the dashboard"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-# not for the session: Playwright keeps an event loop running in this thread, in which no other test could start its own
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # as root, in a container, Chromium has no sandbox
-        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ LINEAGE = {
     "speed_metrics": {"event_log"},
     "log_manifest": {"event_log"},
     "archive": {"event_log"},
-    "batch_metrics": {"event_log", "log_manifest", "archive"},
+    "batch_metrics": {"event_log"},
     "reconciliation": {"batch_metrics", "speed_metrics"},
     "certificates": {"reconciliation"},
     "serving_views": {"certificates", "speed_metrics"},
