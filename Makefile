@@ -45,7 +45,7 @@ test-faults: setup ## the speed layer cut off, killed and misled on its way, the
 	@$(BIN)/python -m pytest -m faults tests/integration
 
 .PHONY: test-cluster
-test-cluster: setup ## each process killed in the middle of what it does; a Flink cluster of several processes (downloads Flink, once)
+test-cluster: setup ## each process killed in the middle of what it does; Flink and Spark clusters of several processes (downloads Flink, once)
 	@$(BIN)/python -m infra.flink_cluster install
 	@$(BIN)/python -m pytest tests/faults tests/cluster
 

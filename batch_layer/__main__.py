@@ -16,6 +16,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
 from batch_layer.archive import ArchiveError
+from batch_layer.job import SparkUnavailableError
 from batch_layer.manifest import Plan
 from batch_layer.planning import plan_days
 from batch_layer.publish import WriteError
@@ -35,7 +36,7 @@ DONE, FAILED = 0, 1
 _LINES = 20
 _REFUSALS = (
     *(CatalogError, SettingsError, DayRefusedError, ArchiveError, JavaError, JarError),
-    *(TopicError, KafkaUnavailableError, RegistryUnavailableError, ClickHouseUnavailableError),
+    *(TopicError, KafkaUnavailableError, RegistryUnavailableError, ClickHouseUnavailableError, SparkUnavailableError),
 )
 
 

@@ -16,6 +16,7 @@ from batch_layer.rows import Pass, ddl, row_schema
 from infra import jars
 from infra.avro import unframe_of
 from infra.java import find_java, require_spark_module
+from infra.service import accepts
 from infra.settings import Settings
 from metrics.catalog import Catalog
 
@@ -44,6 +45,9 @@ rootLogger.level = error
 # Spark takes the shell for a person's and would raise the level, and say so, were its own not named.
 logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
 logger.gateway.level = error
+# Says what a run waits for when no worker of a cluster has room for its executors.
+logger.scheduler.name = org.apache.spark.scheduler.TaskSchedulerImpl
+logger.scheduler.level = warn
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
 appender.stderr.name = stderr
@@ -61,13 +65,19 @@ RECORDS_PER_TASK = 500_000
 """How many events a task may have to hold at once, where it needs all of some keys."""
 
 
+class SparkUnavailableError(ConnectionError):
+    """No Spark master answered at the configured address."""
+
+
 @contextmanager
 def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
     """A session as the settings say, with Kafka's source, for reading about so many records; stopped at the end.
 
     Raises:
         JavaError: There is no Java 17, or one that lacks what Spark needs.
+        SparkUnavailableError: No master of a standalone cluster answered.
     """
+    _require_master(settings.spark_master)
     scratch = settings.data_dir.absolute() / "spark"
     scratch.mkdir(parents=True, exist_ok=True)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -79,14 +89,14 @@ def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
     logging = scratch / "log4j2.properties"
     logging.write_text(_LOGGING)
     builder = SparkSession.builder.appName("lockstep-batch").master(settings.spark_master)
-    flags = ["-XX:+UseParallelGC", f"-Dlog4j2.configurationFile={logging.as_uri()}"]
+    flags = ["-XX:+UseParallelGC"]
     if records <= SHORT_RUN_RECORDS:
         # with one compiler alone Java keeps 48 MB for what it compiles, which a session of several runs fills
         flags += ["-XX:TieredStopAtLevel=1", "-XX:ReservedCodeCacheSize=240m"]
     options = _OPTIONS | {
         "spark.jars": ",".join(map(str, _kafka_jars(settings))),
         "spark.driver.memory": settings.spark_heap,
-        "spark.driver.extraJavaOptions": " ".join(flags),
+        "spark.driver.extraJavaOptions": " ".join([*flags, f"-Dlog4j2.configurationFile={logging.as_uri()}"]),
         "spark.driver.host": settings.host,
         "spark.driver.bindAddress": settings.host,
         "spark.local.dir": str(scratch),
@@ -94,6 +104,11 @@ def spark_session(settings: Settings, records: int) -> Iterator[SparkSession]:
         # Several tasks per core even out groups of unlike size; adaptive execution joins small ones.
         "spark.sql.shuffle.partitions": str(max(8, records // RECORDS_PER_TASK)),
     }
+    if not settings.spark_master.startswith("local"):
+        options |= {
+            "spark.executor.memory": settings.spark_heap,
+            "spark.executor.extraJavaOptions": " ".join(flags),
+        }
     for name, value in options.items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()
@@ -115,6 +130,17 @@ def read_rows(
     read = Pass(catalog, plan.ranges, plan.days, reader_of(settings, catalog.topic, plan).read, unframe, lookups)
     count = len(plan.ranges)
     return session.range(0, count, 1, count).mapInArrow(read, ddl(row_schema(catalog)))
+
+
+def _require_master(url: str) -> None:
+    """Refuses a standalone cluster of which no master answers; Spark itself would say nothing of it for a minute."""
+    kind, _, places = url.partition("://")
+    if kind != "spark":
+        return
+    masters = [place.rpartition(":") for place in places.split(",")]
+    if not any(port.isdecimal() and accepts(host.strip("[]"), int(port)) for host, _, port in masters):
+        msg = f"no Spark master answers at `{url}`. start it, or correct `LOCKSTEP_SPARK_MASTER`"
+        raise SparkUnavailableError(msg)
 
 
 def _kafka_jars(settings: Settings) -> list[Path]:

@@ -246,7 +246,10 @@ def portions(planned: Plan, most_events: int) -> Iterator[tuple[date, ...]]:
 
 
 class Clock:
-    """What a run has taken since it began: of the processor, this process's time and that of Spark on this machine."""
+    """What a run has taken since it began: of the processor, the time of this process and of those that it started.
+
+    Spark's are among these, but not the executors of a cluster.
+    """
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.monotonic(), cpu_seconds(os.getpid())

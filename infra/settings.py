@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     job_expansion_port: int = Field(default=18095, ge=1, le=65535, description="the job server's own expansion service")
     flink_ui_port: int = Field(default=18081, ge=1, le=65535, description="web page of a Flink cluster, where one runs")
     flink_rpc_port: int = Field(default=18092, ge=1, le=65535, description="job manager of a standalone Flink cluster")
+    spark_master_port: int = Field(default=18077, ge=1, le=65535, description="master of a standalone Spark cluster")
+    spark_master_ui_port: int = Field(default=18078, ge=1, le=65535, description="that master's web page and JSON")
     dagster_port: int = Field(default=3000, ge=1, le=65535, description="Dagster's UI and GraphQL")
     dagster_code_port: int = Field(default=18094, ge=1, le=65535, description="Dagster's code server")
     api_port: int = Field(default=8080, ge=1, le=65535, description="HTTP API and dashboard")
@@ -80,7 +82,9 @@ class Settings(BaseSettings):
     flink_heap: str = Field(default="1g", pattern=r"^\d+[mg]$")
     expansion_heap: str = Field(default="128m", pattern=r"^\d+[mg]$")
     spark_heap: str = Field(default="2g", pattern=r"^\d+[mg]$")
-    spark_master: str = Field(default="local[2]")
+    spark_master: str = Field(
+        default="local[2]", description="`local[N]` (a JVM of the run's own) or spark://host:port of a Spark cluster"
+    )
 
     archive_url: str | None = Field(
         default=None,
