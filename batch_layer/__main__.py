@@ -32,12 +32,10 @@ from infra.registry import RegistryUnavailableError
 from infra.settings import SettingsError, load_settings
 from metrics.catalog import Catalog, CatalogError
 
-DONE, FAILED = 0, 1
+DONE, FAILED, AWAY = 0, 1, 75
 _LINES = 20
-_REFUSALS = (
-    *(CatalogError, SettingsError, DayRefusedError, ArchiveError, JavaError, JarError),
-    *(TopicError, KafkaUnavailableError, RegistryUnavailableError, ClickHouseUnavailableError, SparkUnavailableError),
-)
+_REFUSALS = (*(CatalogError, SettingsError, DayRefusedError, ArchiveError, JavaError, JarError, TopicError),)
+_AWAY = (KafkaUnavailableError, RegistryUnavailableError, ClickHouseUnavailableError, SparkUnavailableError)
 
 
 def days_between(first: date, last: date) -> list[date]:
@@ -53,7 +51,12 @@ def days_between(first: date, last: date) -> list[date]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the batch layer; 0 when all days were published, 1 when writing failed, 2 for wrong usage or setup."""
+    """Runs the batch layer.
+
+    Returns:
+        0 when all days were published, 1 when writing failed, 2 when it was refused (wrong usage or set-up, or days
+        that cannot be computed), 75 when a service does not answer, so that it may go well another time.
+    """
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _end)
     try:
@@ -72,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _REFUSALS as error:
         print(error, file=sys.stderr)
         return REFUSED
+    except _AWAY as error:
+        print(error, file=sys.stderr)
+        return AWAY
     except (WriteError, ClickHouseError) as error:
         print(error, file=sys.stderr)
         return FAILED
