@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DONE
         if DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ:
             with open_dagster_pipes() as pipes:
-                results = run(settings, catalog, days, allow_open=arguments.allow_open, told=_logged(pipes))
+                told, each = _logged(pipes), _reported(pipes)
+                results = run(settings, catalog, days, allow_open=arguments.allow_open, told=told, each=each)
                 _report(pipes, results)
         else:
             results = run(settings, catalog, days, allow_open=arguments.allow_open)
@@ -137,13 +138,21 @@ def _logged(pipes: PipesContext) -> Told:
     return told
 
 
+def _reported(pipes: PipesContext) -> Callable[[PartitionResult], None]:
+    """Tells Dagster of a day as it is published: a line in the run log, and its manifest."""
+
+    def each(result: PartitionResult) -> None:
+        pipes.log.info(f"{result.partition} is published by run {result.run_id}: {result.events:,} events")
+        pipes.report_custom_message(dict(result.manifest))
+
+    return each
+
+
 def _report(pipes: PipesContext, results: Sequence[PartitionResult]) -> None:
     """Tells Dagster what was made of each day; `batch_metrics` where the step makes several assets."""
     keys = pipes.asset_keys if pipes.is_asset_step else []
     if not keys:
         return
-    for result in results:
-        pipes.report_custom_message(dict(result.manifest))
     pipes.report_asset_materialization(
         asset_key=next((key for key in keys if key.endswith("batch_metrics")), keys[0]),
         metadata={

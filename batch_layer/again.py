@@ -72,11 +72,7 @@ def repeat(
     client = connect(settings, settings.database(catalog.source))
     manifest = _manifest(client, catalog, day, run_id)
     planned = plan_again(settings, catalog, manifest)
-    until = manifest.get("lookups")
-    positions = until and {name: {int(n): end for n, end in each.items()} for name, each in until.items()}
-    (again,) = compute(
-        settings, catalog, planned, shown=False, session_of=session_of, told=told, lookups_until=positions
-    )
+    (again,) = compute(settings, catalog, planned, shown=False, session_of=session_of, told=told)
     try:
         before, after = (_digests(client, day, each) for each in (manifest["run_id"], again.run_id))
     finally:

@@ -104,6 +104,7 @@ class Plan:
         topic_id: Of the topic that was planned for.
         indexed: By day, what the run must find.
         archived: By topic partition, what is read from the archive.
+        lookups_until: By lookup and topic partition, the offset before which versions count; None: all do.
     """
 
     days: tuple[date, ...]
@@ -112,6 +113,7 @@ class Plan:
     topic_id: str = ""
     indexed: Mapping[date, Indexed] = field(default_factory=dict)
     archived: Mapping[int, tuple[ArchivedStretch, ...]] = field(default_factory=dict)
+    lookups_until: Mapping[str, Mapping[int, int]] | None = None
 
     @property
     def records(self) -> int:

@@ -73,6 +73,7 @@ def plan_again(settings: Settings, catalog: Catalog, manifest: Mapping[str, Any]
             f"that of id {manifest['topic_id']}"
         )
         raise LostError(msg)
+    known = manifest.get("lookups")
     found = {each.topic_partition: each for each in state.partitions}
     ranges = []
     for each in manifest["ranges"]:
@@ -86,6 +87,8 @@ def plan_again(settings: Settings, catalog: Catalog, manifest: Mapping[str, Any]
         state.topic_id,
         {day: Indexed(**manifest["indexed"])},
         {each.topic_partition: each.archived for each in state.partitions if each.archived},
+        # JSON has made texts of the topic partitions
+        known and {name: {int(number): end for number, end in ends.items()} for name, ends in known.items()},
     )
 
 

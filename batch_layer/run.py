@@ -121,7 +121,7 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
 
 
-def run(
+def run(  # noqa: PLR0913 - each can be left out
     settings: Settings,
     catalog: Catalog,
     days: Sequence[date],
@@ -131,6 +131,7 @@ def run(
     most_events: int = PORTION_EVENTS,
     session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
     told: Told = lambda *_: None,
+    each: Callable[[PartitionResult], None] = lambda _: None,
 ) -> list[PartitionResult]:
     """Computes and publishes days in one Spark run; a day without events is published with no rows.
 
@@ -145,6 +146,7 @@ def run(
         most_events: See `portions`.
         session_of: Opens a Spark session for a number of records.
         told: Told how far the index of the log is, and then the days.
+        each: Told of each day as it is published.
 
     Raises:
         DayRefusedError: The log, or the history of a lookup, cannot give one of the days; no run was written.
@@ -152,7 +154,7 @@ def run(
             names nothing was published.
     """
     planned = plan_days(settings, catalog, days, allow_open=allow_open, reindex=reindex, told=told)
-    return compute(settings, catalog, planned, most_events=most_events, session_of=session_of, told=told)
+    return compute(settings, catalog, planned, most_events=most_events, session_of=session_of, told=told, each=each)
 
 
 def compute(
@@ -164,7 +166,7 @@ def compute(
     most_events: int = PORTION_EVENTS,
     session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
     told: Told = lambda *_: None,
-    lookups_until: Mapping[str, Mapping[int, int]] | None = None,
+    each: Callable[[PartitionResult], None] = lambda _: None,
 ) -> list[PartitionResult]:
     """Computes what was planned, and publishes it if it is to be shown.
 
@@ -176,7 +178,7 @@ def compute(
         most_events: See `portions`.
         session_of: Opens a Spark session for a number of records.
         told: Told how many days are done.
-        lookups_until: By lookup and topic partition, the offset before which versions count; None: all do.
+        each: Told of each day that is done.
 
     Raises:
         DayRefusedError: The history of a lookup cannot give one of the days; no run was written.
@@ -187,8 +189,8 @@ def compute(
     client = target.connect()
     before = published(client, planned.days)
     lookups = read_versions(settings, client, catalog, planned)
-    if lookups and lookups_until is not None:
-        lookups = lookups.until(lookups_until)
+    if lookups and planned.lookups_until is not None:
+        lookups = lookups.until(planned.lookups_until)
     unknown = dict.fromkeys(planned.days, (Day(dict.fromkeys(DISPOSITIONS, 0), 0), ""))
     insert_frame(client, "batch_runs", _runs(catalog, run_id, "running", unknown))
     done: dict[date, PartitionResult] = {}
@@ -205,6 +207,8 @@ def compute(
                 if shown:
                     publish(client, run_id, {day: before[day] for day in portion}, catalog)
                 done |= {day: _result(run_id, found, manifests[day], shown=shown) for day, found in counts.items()}
+                for day in counts:
+                    each(done[day])
                 told("days published" if shown else "days computed", len(portion), len(planned.days))
     except BaseException:
         # The reason of the failure is worth more than its record, which a ClickHouse that is away cannot take.
