@@ -12,7 +12,8 @@ from typing import Any
 
 import polars.selectors as cs
 import pytest
-from batch_log import DAY_MS, DAYS, produce, records, write_catalog
+import yaml
+from batch_log import DAY_MS, DAYS, catalog_tree, produce, records, write_catalog
 from clickhouse_connect.driver.client import Client
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
@@ -30,6 +31,7 @@ from batch_layer.retention import prune
 from batch_layer.run import PartitionResult, run
 from batch_layer.stale import published_days, stale_days
 from infra import kafka as broker
+from infra.catalog_file import load_catalog
 from infra.clickhouse import connect, query_frame, quote
 from infra.settings import Settings
 from metrics.catalog import Catalog
@@ -61,13 +63,13 @@ class Source:
 
     def __init__(self, settings: Settings, session: SparkSession, catalog: Catalog, path: Path) -> None:
         self.settings, self.catalog, self.path = settings, catalog, path
-        self._session = session
+        self.session = session
 
     def run(self, *days: date) -> list[PartitionResult]:
         return run(self.settings, self.catalog, days, session_of=self.session_of)
 
     def session_of(self, *_: object) -> AbstractContextManager[SparkSession]:
-        return nullcontext(self._session)
+        return nullcontext(self.session)
 
     def shown(self, *left_out: str) -> dict[str, list[str]]:
         """What the batch layer shows, by metric and grain, but for some columns."""
@@ -142,6 +144,15 @@ def source(services: Settings, session: SparkSession, unique: str, tmp_path: Pat
     return Source(settings, session, catalog, path)
 
 
+@pytest.fixture
+def small(source: Source) -> Source:
+    """The same with a few metrics, where what they are does not matter."""
+    tree = catalog_tree(source.catalog.source)
+    tree["metrics"] = {name: tree["metrics"][name] for name in ("events", "revenue", "visits")}
+    source.path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return Source(source.settings, source.session, load_catalog(source.path), source.path)
+
+
 def event(name: str, time: int) -> bytes:
     body = {"id": name, "ts": time, "kind": "purchase", "user": f"u{hash(name) % 7}", "amount": "1.25"}
     return json.dumps(body).encode()
@@ -156,64 +167,64 @@ def hours(count: int = HOURS) -> Iterator[tuple[int, bytes]]:
     yield time, event("last", time)
 
 
-def test_a_run_reads_where_its_day_lies_and_what_came_late_for_it_wherever_that_stands(source: Source) -> None:
-    broker.ensure_topics(source.settings, {source.catalog.topic: 1}, {"retention.ms": "-1"})
-    source.send(*hours())
-    (first,) = source.run(FIRST)
+def test_a_run_reads_where_its_day_lies_and_what_came_late_for_it_wherever_that_stands(small: Source) -> None:
+    broker.ensure_topics(small.settings, {small.catalog.topic: 1}, {"retention.ms": "-1"})
+    small.send(*hours())
+    (first,) = small.run(FIRST)
     assert first.events == 24 * HOURLY
-    (read,) = source.manifest(FIRST, first.run_id)["ranges"]
+    (read,) = small.manifest(FIRST, first.run_id)["ranges"]
     assert (read["start"], read["log_begin"], read["log_end"]) == (0, 0, HOURS * HOURLY + 1)
     assert 24 * HOURLY <= read["end"] <= 2 * 10_000
     third = FIRST + timedelta(days=2)
-    (other,) = source.run(third)
-    (read,) = source.manifest(third, other.run_id)["ranges"]
+    (other,) = small.run(third)
+    (read,) = small.manifest(third, other.run_id)["ranges"]
     # what sessions and alerts of the day may reach begins seven hours before it
     assert 2 * 10_000 <= read["start"] <= 41 * HOURLY and read["end"] == HOURS * HOURLY + 1
-    assert source.stale() == [
+    assert small.stale() == [
         (date(2026, 3, 2), "never published; the log has 12000 events and 0 dead letters"),
         (date(2026, 3, 4), "never published; the log has 1 events and 0 dead letters"),
     ]
 
     late = (START + 75 * 3_600_000, event("late", START + 5))
-    source.send(late, (START + 76 * 3_600_000, event("e7", START + 7 * 7_200)))
-    assert source.stale()[0] == (FIRST, f"since run `{first.run_id}` 2 events and 0 dead letters came")
-    (again,) = source.run(FIRST)
+    small.send(late, (START + 76 * 3_600_000, event("e7", START + 7 * 7_200)))
+    assert small.stale()[0] == (FIRST, f"since run `{first.run_id}` 2 events and 0 dead letters came")
+    (again,) = small.run(FIRST)
     assert again.events == 24 * HOURLY + 1
-    manifest = source.manifest(FIRST, again.run_id)
+    manifest = small.manifest(FIRST, again.run_id)
     assert manifest["ranges"][0]["end"] == HOURS * HOURLY + 3
     assert manifest["indexed"] == {"events": 24 * HOURLY + 2, "dead_letters": 0}
-    assert FIRST not in [day for day, _ in source.stale()]
+    assert FIRST not in [day for day, _ in small.stale()]
 
 
-def test_a_run_that_reads_other_events_than_the_index_counts_is_not_published(source: Source) -> None:
-    produce(source.settings, source.catalog, records(seed=11, count=600))
-    (first,) = source.run(DAYS[0])
-    source.client.command(
+def test_a_run_that_reads_other_events_than_the_index_counts_is_not_published(small: Source) -> None:
+    produce(small.settings, small.catalog, records(seed=11, count=600))
+    (first,) = small.run(DAYS[0])
+    small.client.command(
         "INSERT INTO log_blocks SELECT * REPLACE (mapApply((hour, n) -> (hour, n + 1), events) AS events) "
         "FROM log_blocks FINAL WHERE topic_partition = 1"
     )
     with pytest.raises(WriteError, match=f"a run of {DAYS[0]} must read the .* nothing was published"):
-        source.run(DAYS[0])
-    assert [one.run_id for one in editions(source.client, DAYS[0])] == [first.run_id]
-    failed = query_frame(source.client, "SELECT run_id FROM batch_runs WHERE status = 'failed'")
+        small.run(DAYS[0])
+    assert [one.run_id for one in editions(small.client, DAYS[0])] == [first.run_id]
+    failed = query_frame(small.client, "SELECT run_id FROM batch_runs WHERE status = 'failed'")
     assert failed.height == 1
 
 
-def test_a_topic_that_was_made_anew_or_is_compacted_is_refused(source: Source) -> None:
-    topic, admin = source.catalog.topic, broker.admin(source.settings)
-    produce(source.settings, source.catalog, records(seed=12, count=300))
-    source.run(DAYS[0])
+def test_a_topic_that_was_made_anew_or_is_compacted_is_refused(small: Source) -> None:
+    topic, admin = small.catalog.topic, broker.admin(small.settings)
+    produce(small.settings, small.catalog, records(seed=12, count=300))
+    small.run(DAYS[0])
     (gone,) = admin.delete_topics([topic]).values()
     gone.result(30)
-    produce(source.settings, source.catalog, records(seed=13, count=200))
+    produce(small.settings, small.catalog, records(seed=13, count=200))
     with pytest.raises(LostError, match=rf"topic `{topic}` was made anew: .* {DAYS[0]} had events in a former one"):
-        source.run(DAYS[0])
-    assert len(editions(source.client, DAYS[0])) == 1
+        small.run(DAYS[0])
+    assert len(editions(small.client, DAYS[0])) == 1
     entry = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     admin.incremental_alter_configs([resource])[resource].result(30)
     with pytest.raises(LostError, match=r"its `cleanup.policy` is compact"):
-        source.run(DAYS[1])
+        small.run(DAYS[1])
 
 
 def test_a_day_from_the_archive_has_the_bytes_that_it_had_from_the_log(source: Source) -> None:
@@ -239,80 +250,80 @@ def test_a_day_from_the_archive_has_the_bytes_that_it_had_from_the_log(source: S
     assert source.compared() == {}
 
 
-def test_an_archive_with_a_gap_or_with_damage_is_refused_and_said(source: Source, tmp_path: Path) -> None:
+def test_an_archive_with_a_gap_or_with_damage_is_refused_and_said(small: Source, tmp_path: Path) -> None:
     sent = records(seed=15, count=900)
-    produce(source.settings, source.catalog, sent)
-    source.expire(0, 20)
-    copied = catch_up(source.archiver, source.offsets())
+    produce(small.settings, small.catalog, sent)
+    small.expire(0, 20)
+    copied = catch_up(small.archiver, small.offsets())
     assert copied.gaps == ()
-    source.expire(0, _first_offset(sent, 0, START + DAY_MS))
+    small.expire(0, _first_offset(sent, 0, START + DAY_MS))
     with pytest.raises(ExpiredError):
-        source.run(DAYS[0])
-    assert source.run(DAYS[1])[0].published
+        small.run(DAYS[0])
+    assert small.run(DAYS[1])[0].published
 
     file = min((tmp_path / "archive").rglob("sent=2026-03-01/*.parquet"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    done = command(source, "archive", "verify", "--json")
+    done = command(small, "archive", "verify", "--json")
     assert done.returncode == 1
     assert "is damaged at `sent=2026-03-01/" in json.loads(done.stdout)["error"]
     with pytest.raises(ArchiveError, match="is damaged"):
-        source.compared()
+        small.compared()
 
 
-def test_of_two_runs_of_a_day_one_is_published_and_the_other_is_told(source: Source) -> None:
-    produce(source.settings, source.catalog, records(seed=16, count=300))
-    (first,) = source.run(DAYS[0])
-    known = published(source.client, [DAYS[0]])
-    publish(source.client, "winner", known, source.catalog)
+def test_of_two_runs_of_a_day_one_is_published_and_the_other_is_told(small: Source) -> None:
+    produce(small.settings, small.catalog, records(seed=16, count=300))
+    (first,) = small.run(DAYS[0])
+    known = published(small.client, [DAYS[0]])
+    publish(small.client, "winner", known, small.catalog)
     with pytest.raises(PublishedMeanwhileError) as refused:
-        publish(source.client, "loser", known, source.catalog)
+        publish(small.client, "loser", known, small.catalog)
     assert str(refused.value) == (
         f"{DAYS[0]} was published by run `winner` while run `loser` computed it. nothing of the latter is shown of "
         "that day; run it again if it is to replace the other"
     )
-    assert [one.run_id for one in editions(source.client, DAYS[0])] == [first.run_id, "winner"]
+    assert [one.run_id for one in editions(small.client, DAYS[0])] == [first.run_id, "winner"]
 
 
-def test_an_older_run_can_be_shown_again(source: Source) -> None:
-    produce(source.settings, source.catalog, records(seed=17, count=300))
+def test_an_older_run_can_be_shown_again(small: Source) -> None:
+    produce(small.settings, small.catalog, records(seed=17, count=300))
     with pytest.raises(RevertError, match="was never published"):
-        source.run(DAYS[1])
-        revert(source.client, DAYS[0])
-    (first,) = source.run(DAYS[0])
+        small.run(DAYS[1])
+        revert(small.client, DAYS[0])
+    (first,) = small.run(DAYS[0])
     with pytest.raises(RevertError, match="no other run than"):
-        revert(source.client, DAYS[0])
-    source.send((START + 80 * 3_600_000, event("late", START + 5)))
-    (second,) = source.run(DAYS[0])
+        revert(small.client, DAYS[0])
+    small.send((START + 80 * 3_600_000, event("late", START + 5)))
+    (second,) = small.run(DAYS[0])
     shown = "SELECT sum(value) AS n, min(as_of) AS at FROM events_1d__batch WHERE window_start = '2026-03-01'"
-    assert query_frame(source.client, shown)["n"].item() == second.events == first.events + 1
+    assert query_frame(small.client, shown)["n"].item() == second.events == first.events + 1
 
-    done = command(source, "publish", "revert", "--partition", str(DAYS[0]), "--json")
+    done = command(small, "publish", "revert", "--partition", str(DAYS[0]), "--json")
     assert json.loads(done.stdout) == {"partition": str(DAYS[0]), "before": second.run_id, "now": first.run_id}
-    assert query_frame(source.client, shown)["n"].item() == first.events
-    listed = json.loads(command(source, "publish", "list", "--partition", str(DAYS[0]), "--json").stdout)
+    assert query_frame(small.client, shown)["n"].item() == first.events
+    listed = json.loads(command(small, "publish", "list", "--partition", str(DAYS[0]), "--json").stdout)
     runs = [(one["run_id"], one["current"]) for one in listed["publications"]]
     assert runs == [(first.run_id, False), (second.run_id, False), (first.run_id, True)]
-    assert revert(source.client, DAYS[0], second.run_id) == (first.run_id, second.run_id)
+    assert revert(small.client, DAYS[0], second.run_id) == (first.run_id, second.run_id)
 
 
-def test_rows_of_a_run_that_was_replaced_long_ago_are_dropped_whole(source: Source) -> None:
-    produce(source.settings, source.catalog, records(seed=18, count=300))
-    (first,) = source.run(DAYS[0])
-    (second,) = source.run(DAYS[0])
-    (third,) = source.run(DAYS[0])
-    revert(source.client, DAYS[0], second.run_id)
+def test_rows_of_a_run_that_was_replaced_long_ago_are_dropped_whole(small: Source) -> None:
+    produce(small.settings, small.catalog, records(seed=18, count=300))
+    (first,) = small.run(DAYS[0])
+    (second,) = small.run(DAYS[0])
+    (third,) = small.run(DAYS[0])
+    revert(small.client, DAYS[0], second.run_id)
     now = datetime.now(UTC)
-    assert prune(source.client, timedelta(days=7), now) == []
-    dropped = prune(source.client, timedelta(days=7), now + timedelta(days=8))
+    assert prune(small.client, timedelta(days=7), now) == []
+    dropped = prune(small.client, timedelta(days=7), now + timedelta(days=8))
     assert {one.run_id for one in dropped} == {first.run_id, third.run_id}
-    assert not any(any(source.rows(run_id, DAYS[0]).values()) for run_id in (first.run_id, third.run_id))
-    assert any(source.rows(second.run_id, DAYS[0]).values())
-    assert [(one.run_id, one.kept) for one in editions(source.client, DAYS[0])] == [
+    assert not any(any(small.rows(run_id, DAYS[0]).values()) for run_id in (first.run_id, third.run_id))
+    assert any(small.rows(second.run_id, DAYS[0]).values())
+    assert [(one.run_id, one.kept) for one in editions(small.client, DAYS[0])] == [
         (first.run_id, False), (second.run_id, True), (third.run_id, False), (second.run_id, True),
     ]  # fmt: skip
     with pytest.raises(RevertError, match="the rows of run .* are gone"):
-        revert(source.client, DAYS[0], first.run_id)
-    assert prune(source.client, timedelta(days=7), now + timedelta(days=8)) == []
+        revert(small.client, DAYS[0], first.run_id)
+    assert prune(small.client, timedelta(days=7), now + timedelta(days=8)) == []
 
 
 def test_a_run_computed_again_from_its_manifest_has_the_same_bytes(source: Source) -> None:
@@ -361,23 +372,23 @@ def test_what_a_run_would_change_is_known_before_anybody_sees_it(source: Source)
     }
 
 
-def test_what_was_published_at_some_time_can_be_asked_for(source: Source) -> None:
-    produce(source.settings, source.catalog, records(seed=21, count=300))
-    (first,) = source.run(DAYS[0])
-    then = editions(source.client, DAYS[0])[0].published_at
-    source.send((START + 80 * 3_600_000, event("late", START + 5)))
-    (second,) = source.run(DAYS[0])
-    assert source.events_of(then) == first.events
-    assert source.events_of(then - timedelta(milliseconds=1)) is None
-    assert source.events_of(datetime.now(UTC)) == second.events == first.events + 1
-    back = revert(source.client, DAYS[0])
+def test_what_was_published_at_some_time_can_be_asked_for(small: Source) -> None:
+    produce(small.settings, small.catalog, records(seed=21, count=300))
+    (first,) = small.run(DAYS[0])
+    then = editions(small.client, DAYS[0])[0].published_at
+    small.send((START + 80 * 3_600_000, event("late", START + 5)))
+    (second,) = small.run(DAYS[0])
+    assert small.events_of(then) == first.events
+    assert small.events_of(then - timedelta(milliseconds=1)) is None
+    assert small.events_of(datetime.now(UTC)) == second.events == first.events + 1
+    back = revert(small.client, DAYS[0])
     assert back == (second.run_id, first.run_id)
-    moments = [one.published_at for one in editions(source.client, DAYS[0])]
-    assert [source.events_of(moment) for moment in moments] == [first.events, second.events, first.events]
-    prune(source.client, timedelta(days=7), datetime.now(UTC) + timedelta(days=8))
-    assert source.events_of(moments[0]) == first.events
+    moments = [one.published_at for one in editions(small.client, DAYS[0])]
+    assert [small.events_of(moment) for moment in moments] == [first.events, second.events, first.events]
+    prune(small.client, timedelta(days=7), datetime.now(UTC) + timedelta(days=8))
+    assert small.events_of(moments[0]) == first.events
     with pytest.raises(QueryError, match=r"what was published then of 2026-03-01 has been dropped"):
-        source.events_of(moments[1])
+        small.events_of(moments[1])
 
 
 def test_all_that_clickhouse_held_is_the_same_again_from_the_archive(source: Source) -> None:
