@@ -61,7 +61,6 @@ from metrics.catalog import Catalog
 from metrics.disposition import COUNTED, DEAD_LETTER, DISPOSITIONS, ID_CONFLICT
 
 _WRITERS_AT_ONCE = 4
-PORTION_EVENTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,13 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
 
 
-def run(  # noqa: PLR0913 - each can be left out
+def run(
     settings: Settings,
     catalog: Catalog,
     days: Sequence[date],
     *,
     allow_open: bool = False,
     reindex: bool = False,
-    most_events: int = PORTION_EVENTS,
     session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
     told: Told = lambda *_: None,
     each: Callable[[PartitionResult], None] = lambda _: None,
@@ -143,7 +141,6 @@ def run(  # noqa: PLR0913 - each can be left out
         days: UTC days, in any order.
         allow_open: Whether a day may be computed before the watermark has passed its end and the lateness.
         reindex: Whether the whole log is read for its index, which is else brought up to date.
-        most_events: See `portions`.
         session_of: Opens a Spark session for a number of records.
         told: Told how far the index of the log is, and then the days.
         each: Told of each day as it is published.
@@ -154,7 +151,7 @@ def run(  # noqa: PLR0913 - each can be left out
             names nothing was published.
     """
     planned = plan_days(settings, catalog, days, allow_open=allow_open, reindex=reindex, told=told)
-    return compute(settings, catalog, planned, most_events=most_events, session_of=session_of, told=told, each=each)
+    return compute(settings, catalog, planned, session_of=session_of, told=told, each=each)
 
 
 def compute(
@@ -163,7 +160,6 @@ def compute(
     planned: Plan,
     *,
     shown: bool = True,
-    most_events: int = PORTION_EVENTS,
     session_of: Callable[[Settings, int], AbstractContextManager[SparkSession]] = spark_session,
     told: Told = lambda *_: None,
     each: Callable[[PartitionResult], None] = lambda _: None,
@@ -175,7 +171,6 @@ def compute(
         catalog: What is computed.
         planned: The days, and the offsets to read.
         shown: Whether readers are to see it; else nobody does, and `retention.prune` drops it after a while.
-        most_events: See `portions`.
         session_of: Opens a Spark session for a number of records.
         told: Told how many days are done.
         each: Told of each day that is done.
@@ -198,7 +193,7 @@ def compute(
         clock = Clock()
         with session_of(settings, planned.records) as session:
             read = Reading.of(session, settings, catalog, planned, lookups)
-            for portion in portions(planned, most_events):
+            for portion in portions(planned, settings.portion_events):
                 counts = _computed(read, portion, target)
                 check_complete(planned, counts)
                 manifests = _manifests(read, run_id, counts, clock.spent())

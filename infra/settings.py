@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         default="local[2]", description="`local[N]` (a JVM of the run's own) or spark://host:port of a Spark cluster"
     )
 
+    portion_events: int = Field(
+        default=2_000_000, ge=1, description="events that a batch run computes and publishes together, or a day of more"
+    )
     archive_url: str | None = Field(
         default=None,
         description="where logs are archived, any fsspec URL; unset: `archive` in the data directory",
