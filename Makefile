@@ -61,8 +61,9 @@ type: $(READY) ## types of the packages that decide things
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## speed, freshness, growth and backpressure of the speed layer, sketches; PROFILE=1 adds a flame graph of the workers
-	@missed=0; for name in "speed $(if $(PROFILE),--profile)" freshness growth backpressure sketches; do \
+bench: setup ## speed, freshness, growth and backpressure of the speed layer, the batch layer by day, range and size, sketches; PROFILE=1 adds a flame graph of the workers
+	@missed=0; for name in "speed $(if $(PROFILE),--profile)" freshness growth backpressure \
+	  batch batch-range batch-growth sketches; do \
 	  $(LOCKSTEP) bench $$name || missed=1; done; exit $$missed
 
 .PHONY: docs

@@ -86,7 +86,8 @@ def read(settings: Settings, topic: str, topic_partition: int, start: int, end: 
 def _until(client: Consumer, settings: Settings, place: TopicPartition, end: int) -> Iterator[Records]:
     silent_s, reached = 0.0, place.offset
     while reached < end:
-        messages = client.consume(_AT_ONCE, _WAIT_S)
+        # asked for more than there is, the client would wait for it in vain
+        messages = client.consume(min(_AT_ONCE, end - reached), _WAIT_S)
         silent_s = 0.0 if messages else silent_s + _WAIT_S
         if silent_s >= _SILENCE_S:
             msg = f"no Kafka broker answered at `{settings.bootstrap}` within {_SILENCE_S:g} s. start it, and run again"

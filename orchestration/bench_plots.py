@@ -48,21 +48,29 @@ PANELS: Mapping[str, tuple[Line, ...]] = {
     ),
 }
 
+BATCH_PANELS: Mapping[str, tuple[Line, ...]] = {
+    "seconds": (Line("", lambda f: f["seconds"]),),
+    "processor seconds of a million": (
+        Line("batch layer", lambda f: f["cpu_s_per_million"]["system"]),
+        Line("ClickHouse", lambda f: f["cpu_s_per_million"]["clickhouse"], "b"),
+    ),
+    "greatest memory, MiB": (
+        Line("batch layer", lambda f: f["peak_bytes"]["system"] / _MIB),
+        Line("ClickHouse", lambda f: f["peak_bytes"]["clickhouse"] / _MIB, "b"),
+    ),
+}
+
 
 def growth(result: Mapping[str, Any]) -> str:
     """A row of panels by the number of keys, and one by that of partitions, from what `bench growth` found."""
     found = [run["figures"] for run in result["runs"]]
     rows = [(by, _series(found, by, other)) for by, other in (("keys", "partitions"), ("partitions", "keys"))]
-    rows = [(by, cases) for by, cases in rows if len(cases) > 1]
-    each = _TITLE + _TALL + _FOOT
-    wide = (_WIDTH - 2 * _MARGIN) / len(PANELS)
-    shapes = [
-        shape
-        for row, (by, cases) in enumerate(rows)
-        for column, (title, drawn) in enumerate(PANELS.items())
-        for shape in _panel((_MARGIN + column * wide, row * each), wide, f"{title}, by {by}", cases, by, drawn)
-    ]
-    return _document(each * len(rows), shapes)
+    return _panels([(by, cases) for by, cases in rows if len(cases) > 1], PANELS)
+
+
+def batch_growth(result: Mapping[str, Any]) -> str:
+    """A row of panels by the number of events of a day, from what `bench batch-growth` found."""
+    return _panels([("events", [run["figures"] for run in result["runs"]])], BATCH_PANELS)
 
 
 def freshness(result: Mapping[str, Any]) -> str:
@@ -101,6 +109,19 @@ def _series(found: Sequence[Figures], by: str, other: str) -> list[Figures]:
     values = [f[other] for f in found]
     usual = max(values, key=values.count) if values else None
     return sorted((f for f in found if f[other] == usual), key=lambda f: int(f[by]))
+
+
+def _panels(rows: Sequence[tuple[str, Sequence[Figures]]], panels: Mapping[str, tuple[Line, ...]]) -> str:
+    """A drawing of all panels in each row, which is by something that its cases differ in."""
+    each = _TITLE + _TALL + _FOOT
+    wide = (_WIDTH - 2 * _MARGIN) / len(panels)
+    shapes = [
+        shape
+        for row, (by, cases) in enumerate(rows)
+        for column, (title, drawn) in enumerate(panels.items())
+        for shape in _panel((_MARGIN + column * wide, row * each), wide, f"{title}, by {by}", cases, by, drawn)
+    ]
+    return _document(each * len(rows), shapes)
 
 
 def _panel(

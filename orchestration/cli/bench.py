@@ -6,41 +6,22 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from infra.flink_cluster import distribution
 from infra.stack import down, status
-from orchestration import bench_plots, services
-from orchestration.cli.common import (
-    Failed,
-    JsonOption,
-    UserError,
-    err,
-    out,
-    print_json,
-    settings,
-)
+from orchestration import services
+from orchestration.benches import BENCHES, Bench, refusal, taking, words
+from orchestration.cli.bench_shown import show, show_sketches
+from orchestration.cli.common import Failed, JsonOption, UserError, err, out, print_json, settings
 from orchestration.flame_plot import flame_graph
 from orchestration.sources import DEMO_CATALOGS
-from speed_layer.bench import table, text
 from speed_layer.bench.apart import apart
 from speed_layer.bench.profile import STACKS
-from speed_layer.bench.throughput import EVENTS, RUNS, TITLES
 
-BENCHES = {
-    "speed": "events a second that the speed layer drains from a backlog into ClickHouse, beside other systems",
-    "freshness": "time from an event to the first query that shows it, and to an alert, at 20,000 events a second",
-    "growth": "throughput, memory and state by the number of dimension values and of partitions",
-    "backpressure": "memory while ClickHouse is away at full rate, and how fast what was held up is published then",
-    "sketches": "error and size of the sketches beside Apache DataSketches",
-}
-DRAWN: dict[str, Callable[[dict[str, Any]], str]] = {"freshness": bench_plots.freshness, "growth": bench_plots.growth}
-LINES = {"freshness": text.freshness, "growth": text.growth, "backpressure": text.backpressure}
 RESULTS = "bench-results"
 """Directory under `data_dir` where results stay."""
 
@@ -53,84 +34,103 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Layers")(bench)
 
 
+def _of(option: str) -> str:
+    """Which benches may be told an option, with what they do if they are not."""
+    values = ((name, BENCHES[name].options[option]) for name in taking(option))
+    return ", ".join(f"`bench {name}`{f' ({value})' if value else ''}" for name, value in values)
+
+
 def bench(
-    name: Annotated[str, typer.Argument(help="; ".join(f"{name}: {text}" for name, text in BENCHES.items()))] = "speed",
+    name: Annotated[
+        str, typer.Argument(help="; ".join(f"{name}: {each.what}" for name, each in BENCHES.items()))
+    ] = "speed",
     events: Annotated[
-        int | None,
-        typer.Option(min=1_000, help="Events in the backlog; of `bench speed` alone.", show_default=f"{EVENTS:,}"),
+        int | None, typer.Option(min=1_000, help=f"Number of events; of {_of('events')}.", show_default=False)
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each system; of `bench speed` alone.")] = RUNS,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help=f"Number of runs; of {_of('runs')}.", show_default=False)
+    ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help=f"Only this system, may be given several times: {', '.join(TITLES)}.", show_default="all"),
+        typer.Option(
+            help="Only this system, may be given several times; of "
+            + "; of ".join(f"`bench {name}`: {', '.join(BENCHES[name].systems)}" for name in taking("only"))
+            + ".",
+            show_default="all",
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the bench that was interrupted.")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="At the end, take a flame graph of the workers.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help=f"Go on with the bench that was interrupted; of {_of('resume')}.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help=f"At the end, take a flame graph of the workers; of {_of('profile')}.")
+    ] = False,
     outage: Annotated[
-        float | None,
-        typer.Option(min=1, help="Seconds without ClickHouse; of `bench backpressure` alone.", show_default="300"),
+        float | None, typer.Option(min=1, help=f"Seconds without ClickHouse; of {_of('outage')}.", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure on engines of its own, on free ports, which are stopped again. A missed target is exit code 1."""
-    if name not in BENCHES:
-        msg = f"there is no bench `{name}`. there are: {', '.join(BENCHES)}"
-        raise UserError(msg)
-    if events is not None and name != "speed":
-        msg = f"only `bench speed` has a number of events; got --events {events} for `{name}`. leave it out"
-        raise UserError(msg)
-    if outage is not None and name != "backpressure":
-        msg = f"only `bench backpressure` has an outage; got --outage {outage:g} for `{name}`. leave it out"
-        raise UserError(msg)
-    if unknown := sorted({*(only or ())} - TITLES.keys()):
-        msg = f"there is no system `{unknown[0]}` to run. there are: {', '.join(TITLES)}"
-        raise UserError(msg)
-    if name == "sketches":
+    told = {"events": events, "runs": runs, "only": only, "resume": resume, "profile": profile, "outage": outage}
+    if refused := refusal(name, told):
+        raise UserError(refused)
+    chosen = BENCHES[name]
+    if not chosen.program:
         _sketches(as_json=as_json)
         return
     if status(settings()):
         err.print("[yellow]the local stack is up and shares the cores[/]; `lockstep down` first, for the machine alone")
-    if name in LINES:
-        _show_lines(name, _measured(name, [] if outage is None else ["--outage", str(outage)], {}), as_json=as_json)
-        return
-    arguments = ["--events", str(events or EVENTS), "--runs", str(runs)]
-    arguments += [word for system in only or () for word in ("--only", system)]
-    arguments += [*(["--resume"] if resume else []), *(["--profile"] if profile else [])]
-    paths = {"--shop": DEMO_CATALOGS / "shop.yaml"}
-    if only is None or any(system.startswith("flink") for system in only):
-        with err.status("Flink is installed, once"):
-            paths["--flink-home"] = distribution(settings())
-    result = _measured("speed", arguments, paths)
-    flames = _flames() if profile else None
+    result = _measured(name, chosen, [*words(told), *(_beside_flink(only) if name == "speed" else [])])
+    drawn = _drawn(chosen, result) + ([_flames()] if profile else [])
     if as_json:
         print_json(result)
     else:
-        _show(result)
-        if flames:
-            out.print(f"flame graph of the workers in {flames}", highlight=False)
+        show(chosen, result)
+        for path in drawn:
+            out.print(f"drawn in {path}", highlight=False)
     if not result["ok"]:
         raise Failed
 
 
+def _beside_flink(only: list[str] | None) -> list[str]:
+    """What `bench speed` needs to know of files: the shop's catalog and, if it is to run, where Flink is."""
+    paths = ["--shop", str(DEMO_CATALOGS / "shop.yaml")]
+    if only is None or any(system.startswith("flink") for system in only):
+        with err.status("Flink is installed, once"):
+            paths += ["--flink-home", str(distribution(settings()))]
+    return paths
+
+
+def _results() -> Path:
+    return settings().data_dir.absolute() / RESULTS
+
+
+def _drawn(chosen: Bench, result: dict[str, Any]) -> list[Path]:
+    """Draws the result; where it is, if it is one that is drawn."""
+    if chosen.drawing is None:
+        return []
+    file, draw = chosen.drawing
+    (_results() / file).write_text(draw(result))
+    return [_results() / file]
+
+
 def _flames() -> Path:
-    """Draws what the workers were sampled at; where it is."""
-    stacks = settings().data_dir.absolute() / RESULTS / STACKS
+    """Draws what the workers were sampled at, as a flame graph; where it is."""
+    stacks = _results() / STACKS
     drawn = stacks.with_suffix(".svg")
     drawn.write_text(flame_graph(stacks.read_text().splitlines(), "workers of job A, a backlog", _BUNDLE))
     return drawn
 
 
-def _measured(name: str, arguments: list[str], paths: dict[str, Path]) -> dict[str, Any]:
+def _measured(name: str, chosen: Bench, arguments: list[str]) -> dict[str, Any]:
     """Runs a bench as a process on engines of its own; its progress goes to stderr as it comes."""
     where = apart(settings(), "bench")
-    paths = {"--results": settings().data_dir.absolute() / RESULTS, **paths}
-    command = [sys.executable, "-m", "speed_layer.bench", name, "--json", *arguments]
-    command += [str(word) for pair in paths.items() for word in pair]
+    command = [sys.executable, "-m", chosen.program, name, "--json", "--results", str(_results()), *arguments]
     # stopped like this, it must not leave its engines running either
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with err.status("starting engines") as line:
-            services.start(where, services.engines(where), line.update)
+            services.start(where, chosen.services(where), line.update)
         environment = {**os.environ, **where.environ()}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     finally:
@@ -139,7 +139,8 @@ def _measured(name: str, arguments: list[str], paths: dict[str, Path]) -> dict[s
     try:
         return dict(json.loads(done.stdout))
     except ValueError as error:
-        msg = f"the bench ended with {done.returncode} and no figure; what it said is above. correct it, then --resume"
+        again = "correct it, then --resume" if "resume" in chosen.options else "correct it, then run it again"
+        msg = f"the bench ended with {done.returncode} and no figure; what it said is above. {again}"
         raise UserError(msg) from error
 
 
@@ -151,54 +152,6 @@ def _sketches(*, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        _show_sketches(result)
+        show_sketches(result)
     if not result["ok"]:
         raise Failed
-
-
-def _show_lines(name: str, result: dict[str, Any], *, as_json: bool) -> None:
-    path = settings().data_dir.absolute() / RESULTS / f"{name}.svg"
-    if name in DRAWN:
-        path.write_text(DRAWN[name](result))
-    if as_json:
-        print_json(result)
-    else:
-        for line in LINES[name](result):
-            out.print(line, highlight=False)
-        out.print(table.machine_line(result), highlight=False)
-        if name in DRAWN:
-            out.print(f"drawn in {path}", highlight=False)
-    if not result["ok"]:
-        raise Failed
-
-
-def _show_sketches(result: dict[str, Any]) -> None:
-    table = Table(title="sketches", title_justify="left")
-    for heading in ("sketch", "values", "system", "relative error", "greatest", "bytes", "ms", "in bounds"):
-        table.add_column(heading, justify="left" if heading in {"sketch", "system"} else "right")
-    for run in result["runs"]:
-        f = run["figures"]
-        table.add_row(
-            f["sketch"],
-            f"{f['values']:,}",
-            run["system"],
-            f"{f['relative_error']:.3%}",
-            f"{f['greatest_relative_error']:.3%}",
-            f"{f['bytes']:,}",
-            f"{f['seconds'] * 1000:,.1f}",
-            "yes" if f["within_bounds"] else "no",
-        )
-    out.print(table)
-
-
-def _show(result: dict[str, Any]) -> None:
-    headings, *rows = table.rows(result)
-    shown = Table(title="speed", title_justify="left")
-    for heading in headings:
-        shown.add_column(heading, justify="left" if heading == "system" else "right")
-    for row in rows:
-        shown.add_row(*row)
-    out.print(shown)
-    for line in table.verdicts(result):
-        out.print(f"[{'red' if 'MISSED' in line else 'green'}]{line}[/]", highlight=False)
-    out.print(table.machine_line(result), highlight=False)

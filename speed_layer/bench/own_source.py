@@ -25,16 +25,16 @@ _FLINK = ("flink-jobserver", "flink-expansion")
 
 @contextmanager
 def own_source(
-    settings: Settings, template: str, changes: Mapping[str, Any] | None = None
+    settings: Settings, template: str | Path, changes: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[Path, Catalog]]:
     """The file and the catalog of a new source; its topics and its database are removed at the end.
 
     Args:
         settings: Where they are.
-        template: The name of a catalog beside this module.
+        template: The name of a catalog beside this module, or the path of one elsewhere.
         changes: What to say otherwise, by key of the catalog.
     """
-    values = yaml.safe_load(Path(__file__).with_name(template).read_text())
+    values = yaml.safe_load((Path(__file__).parent / template).read_text())
     name = f"bench_{uuid.uuid4().hex[:8]}"
     values |= {"source": name, "topic": f"lockstep.{name}", **(changes or {})}
     for alert, definition in values.get("alerts", {}).items():

@@ -89,36 +89,43 @@ def _median(values: Sequence[Any]) -> Any:  # noqa: ANN401 - of numbers a number
     return median(values)
 
 
-def ratios(rates: Mapping[str, float]) -> dict[str, float]:
+def ratios(rates: Mapping[str, float], targets: Mapping[str, Target] = TARGETS) -> dict[str, float]:
     """The ratios of the targets whose two systems ran."""
     return {
         name: rates[target.system] / rates[target.other]
-        for name, target in TARGETS.items()
+        for name, target in targets.items()
         if {target.system, target.other} <= rates.keys()
     }
 
 
-def missed(found: Mapping[str, float]) -> list[str]:
+def missed(found: Mapping[str, float], targets: Mapping[str, Target] = TARGETS) -> list[str]:
     """The names of ratios that are below their targets."""
-    return [name for name, ratio in found.items() if ratio < TARGETS[name].least]
+    return [name for name, ratio in found.items() if ratio < targets[name].least]
 
 
-def result(machine: Mapping[str, Any], runs: Mapping[str, Sequence[Figures]]) -> dict[str, Any]:
+def result(
+    machine: Mapping[str, Any],
+    runs: Mapping[str, Sequence[Figures]],
+    *,
+    name: str = "speed",
+    titles: Mapping[str, str] = TITLES,
+    targets: Mapping[str, Target] = TARGETS,
+) -> dict[str, Any]:
     """The result as JSON: `ok` if every run of every system was exact and no ratio misses its target.
 
     A ratio one of whose systems did not run is among neither `ratios` nor `missed`, but `not_judged`.
     """
     figures = {system: medians(done) for system, done in runs.items()}
-    found = ratios({system: one["events_per_s"] for system, one in figures.items()})
+    found = ratios({system: one["events_per_s"] for system, one in figures.items()}, targets)
     return {
-        "name": "speed",
+        "name": name,
         "machine": dict(machine),
-        "runs": [{"system": TITLES[system], "key": system, "figures": one} for system, one in figures.items()],
+        "runs": [{"system": titles[system], "key": system, "figures": one} for system, one in figures.items()],
         "ratios": {name: round(ratio, 3) for name, ratio in found.items()},
-        "targets": {name: round(target.least, 3) for name, target in TARGETS.items()},
-        "missed": missed(found),
-        "not_judged": [name for name in TARGETS if name not in found],
-        "ok": all(one["exact"] for one in figures.values()) and not missed(found),
+        "targets": {name: round(target.least, 3) for name, target in targets.items()},
+        "missed": missed(found, targets),
+        "not_judged": [name for name in targets if name not in found],
+        "ok": all(one["exact"] for one in figures.values()) and not missed(found, targets),
     }
 
 
@@ -129,6 +136,7 @@ def measure(
     report: Callable[[str], None],
     *,
     resume: bool = False,
+    titles: Mapping[str, str] = TITLES,
 ) -> dict[str, list[Figures]]:
     """Runs the systems by turns; gives the figures of every run that counts.
 
@@ -138,6 +146,7 @@ def measure(
         notes: A line per finished run.
         report: Told how each run ended.
         resume: Whether runs that the notes have already are not repeated; else the notes begin anew.
+        titles: What the systems are called in reports.
     """
     done = _noted(notes) if resume else {}
     notes.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +156,7 @@ def measure(
             if (number, system) in done:
                 continue
             figures = systems[system]().figures()
-            report(f"{position}/{len(plan)} {TITLES[system]}: {_line(figures)}{'' if number else '; warm-up'}")
+            report(f"{position}/{len(plan)} {titles[system]}: {_line(figures)}{'' if number else '; warm-up'}")
             if number:
                 done[number, system] = figures
                 file.write(json.dumps({"round": number, "system": system, "figures": figures}) + "\n")

@@ -1,7 +1,7 @@
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from orchestration.bench_plots import freshness, growth
+from orchestration.bench_plots import batch_growth, freshness, growth
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -48,3 +48,24 @@ def test_a_bin_of_probes_is_a_bar_and_each_target_a_line() -> None:
     assert [kind for kind, _ in bars] == ["bar a", "bar a", "bar b"]
     assert bars[0][1] == 3 * bars[1][1]
     assert len([line for line in drawn.iter(f"{SVG}line") if line.get("class") == "target"]) == 3
+
+
+def test_each_size_of_a_day_is_a_dot_of_time_cost_and_memory_of_the_batch_layer_and_of_clickhouse() -> None:
+    def day(events: int, seconds: float) -> dict[str, Any]:
+        cost, memory = {"system": 12.0, "clickhouse": 3.0}, {"system": 2 << 30, "clickhouse": 1 << 30}
+        return {"events": events, "seconds": seconds, "cpu_s_per_million": cost, "peak_bytes": memory}
+
+    cases = [day(100_000, 5.0), day(1_000_000, 20.0), day(10_000_000, 160.0)]
+
+    drawn = ET.fromstring(batch_growth({"runs": [{"figures": case} for case in cases]}))
+
+    titles = [text.text for text in drawn.iter(f"{SVG}text") if text.get("class") == "title"]
+    assert titles == [
+        "seconds, by events",
+        "processor seconds of a million, by events",
+        "greatest memory, MiB, by events",
+    ]
+    lines = 5
+    dots = list(drawn.iter(f"{SVG}circle"))
+    assert len(dots) == lines * len(cases)
+    assert {dot[0].text for dot in dots} == {"5.0", "20.0", "160.0", "12.0", "3.0", "2,048.0", "1,024.0"}

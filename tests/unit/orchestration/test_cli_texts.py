@@ -47,10 +47,13 @@ def test_validate_counts_metrics_and_alerts(said: Callable[..., str], tmp_path: 
     assert "ok: 1 metric, 1 alert, catalog version" in said("validate", str(path))
 
 
-def test_a_bench_without_events_refuses_a_number_of_them(said: Callable[..., str]) -> None:
-    rule = "only `bench speed` has a number of events; got --events 5000 for `sketches`. leave it out"
+def test_a_bench_without_events_refuses_a_number_of_them_and_names_those_that_have_one(
+    said: Callable[..., str],
+) -> None:
+    takers = "`bench speed`, `bench batch`, `bench batch-range`, `bench batch-growth`"
+    rule = f"only {takers} may be told --events; got --events 5000 for `sketches`. leave it out"
     assert rule in said("bench", "sketches", "--events", "5000")
-    assert "of `bench speed` alone" in said("bench", "--help")
+    assert "of `bench speed` (in the backlog, 4,000,000), `bench batch`" in said("bench", "--help")
 
 
 def test_the_help_of_a_forced_switch_says_what_is_shown_for_the_days_that_are_lacking(said: Callable[..., str]) -> None:

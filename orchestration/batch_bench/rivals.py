@@ -1,7 +1,7 @@
 """What the batch layer is measured beside: the same metrics by other means, each as short as one writes it first.
 
 They do less than the batch layer: no late or conflicting events told apart, one reading instead of three, no expected
-speed states, no alerts, no manifest; their results go to files. Both answer with the events that they counted.
+speed states, no alerts, no manifest; their results go to files.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _STEP = 20_000
 _WAIT_S = 30.0
 
 
-def plain_job(session: SparkSession, settings: Settings, catalog: Catalog, results: Path) -> int:
+def plain_job(session: SparkSession, settings: Settings, catalog: Catalog, results: Path) -> None:
     """Spark's Kafka source, `from_json`, `dropDuplicates`, one `groupBy` per metric and window."""
     kinds = _SPARK_TYPES | {"decimal": "string"}
     fields = ", ".join(f"`{field.name}` {kinds[field.type]}" for field in catalog.fields.values())
@@ -55,10 +55,10 @@ def plain_job(session: SparkSession, settings: Settings, catalog: Catalog, resul
     for metric in catalog.metrics:
         chosen = typed if metric.condition is None else typed.filter(metric.condition.spark_holds)
         for window in metric.windows:
-            of_window(metric, window, chosen, catalog).write.parquet(str(results / f"{metric.name}_{window.grain}"))
-    count = typed.count()
+            of_window(metric, window, chosen, catalog).write.parquet(
+                str(results / f"{metric.name}_{window.grain}.parquet")
+            )
     typed.unpersist()
-    return int(count)
 
 
 def of_window(metric: Metric, window: AnyWindow, events: DataFrame, catalog: Catalog) -> DataFrame:
@@ -107,7 +107,7 @@ def _spark_aggregate(metric: Metric, arguments: list[str]) -> str:
     raise NotImplementedError(msg)
 
 
-def polars_job(settings: Settings, catalog: Catalog, results: Path) -> int:
+def polars_job(settings: Settings, catalog: Catalog, results: Path) -> None:
     """`read_ndjson`, `unique`, one `group_by` per metric and window."""
     kinds = _POLARS_TYPES | {"decimal": pl.String()}
     schema = {catalog.event_id: pl.String(), catalog.event_time_field: pl.Int64()}
@@ -128,7 +128,6 @@ def polars_job(settings: Settings, catalog: Catalog, results: Path) -> int:
         for window in metric.windows:
             found = _by_polars(metric, window, chosen, catalog)
             found.write_parquet(results / f"{metric.name}_{window.grain}.parquet")
-    return typed.height
 
 
 def _by_polars(metric: Metric, window: AnyWindow, events: pl.DataFrame, catalog: Catalog) -> pl.DataFrame:
@@ -140,7 +139,7 @@ def _by_polars(metric: Metric, window: AnyWindow, events: pl.DataFrame, catalog:
         pause = pl.col("event_time").diff().over(key) > metric.session.gap
         numbered = rows.with_columns(number=pause.fill_null(value=True).cum_sum().over(key))
         return numbered.group_by(key, *by, "number").agg(pl.len())
-    value = _polars_aggregate(metric)
+    value = _polars_aggregate(metric).alias("value")
     if isinstance(window, SlidingWindow | TumblingWindow):
         every = window.period if isinstance(window, SlidingWindow) else window.size
         return rows.group_by_dynamic("event_time", every=every, period=window.size, group_by=by).agg(value)
@@ -186,7 +185,7 @@ def batches(settings: Settings, topic: str) -> Iterator[list[bytes]]:
     consumer.assign([TopicPartition(topic, number, 0) for number in ends])
     left = sum(ends.values())
     while left:
-        messages = consumer.consume(_STEP, _WAIT_S)
+        messages = consumer.consume(min(_STEP, left), _WAIT_S)
         if not messages:
             msg = f"Kafka gave nothing for {_WAIT_S:g} s; {left:,} records are left"
             raise TimeoutError(msg)
