@@ -21,7 +21,7 @@ from speed_layer.bench.own_source import own_source
 from speed_layer.bench.program import Result, report
 from speed_layer.bench.throughput import Target, measure, result
 
-EVENTS, RUNS, PARTITIONS = 5_000_000, 5, 4
+EVENTS, RUNS, PARTITIONS = 5_000_000, 3, 4
 TARGETS = {"batch_to_plain": Target(BATCH, PLAIN, 3.0), "batch_to_polars": Target(BATCH, POLARS, 0.5)}
 
 
@@ -69,7 +69,7 @@ def notes(result: Mapping[str, Any]) -> Iterator[str]:
         of_it = (
             f"; of its {f['seconds']:g} s, {f['index_s']:g} s are for the index of the log" if "index_s" in f else ""
         )
-        yield f"not in the rate of {run['key']}: {f['start_s']:g} s to start, JVM and imports{of_it}"
+        yield f"not in the rate of {run['key']}: {f['start_s']:g} s to start, a JVM too where it needs one{of_it}"
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:

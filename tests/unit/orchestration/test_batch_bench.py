@@ -108,7 +108,7 @@ def test_a_rival_that_is_too_fast_is_a_missed_target(system: str, rate: int, nam
 def test_lines_say_what_is_not_in_the_rate() -> None:
     lines = list(beside.lines(beside_others({BATCH: 50_000})))
     assert "not judged: batch_to_plain, batch_to_polars" in lines
-    assert lines[-1].startswith("not in the rate of batch: 4 s to start, JVM and imports")
+    assert lines[-1].startswith("not in the rate of batch: 4 s to start, a JVM too where it needs one")
     assert lines[-1].endswith("of its 20 s, 3 s are for the index of the log")
 
 
