@@ -44,6 +44,7 @@ WRONG: dict[tuple[str, str], Any] = {
     ("CatalogPart", "source"): "Shop",
     ("CatalogPart", "registry"): "http://127.0.0.1:8081",
     ("CatalogPart", "key"): "nobody",
+    ("CatalogPart", "owners"): ["shop@here"],
     ("CatalogPart", "out_of_orderness"): "-1s",
     ("CatalogPart", "allowed_lateness"): "-1s",
     ("FieldPart", "scale"): 2,
