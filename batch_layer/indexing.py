@@ -1,13 +1,13 @@
 """Brings the index of a log up to date: reads what has come since, once, in a few processes beside each other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from batch_layer.block_index import BLOCKS, HOUR_MS, blocks_of
-from batch_layer.log_reader import Records
+from batch_layer.log_reader import in_blocks
 from batch_layer.reading import LogReader
 from batch_layer.tasks import Stretch, Told, carried_out
 from infra.avro import unframe_of
@@ -70,7 +70,8 @@ class Indexer:
         client = self.client()
         unframe = unframe_of(self.settings, self.catalog, patience_s=_REGISTRY_PATIENCE_S)
         decoder = Decoder(self.catalog, unframe)
-        for span, records in _in_blocks(self.reader, stretch):
+        read = self.reader.read(stretch.topic_partition, stretch.begin, stretch.end)
+        for span, records in in_blocks(read, stretch.begin, stretch.end, _BLOCKS_PER_INSERT * LEDGER_BLOCK):
             decoded = decoder.decode(stretch.topic_partition, records.offsets, records.times, records.values)
             origins = records.origins(self.catalog.topic, stretch.topic_partition)
             blocks = blocks_of(stretch.topic_partition, span, records, decoded, origins)
@@ -121,16 +122,3 @@ def missing(index: pl.DataFrame, offsets: Mapping[int, tuple[int, int]]) -> list
             else:
                 found.append(Stretch(number, since, until))
     return found
-
-
-def _in_blocks(reader: LogReader, stretch: Stretch) -> Iterable[tuple[tuple[int, int], Records]]:
-    """The records of a stretch by runs of whole blocks, with the offsets that they span."""
-    held, begin = Records(), stretch.begin
-    for more in reader.read(stretch.topic_partition, stretch.begin, stretch.end):
-        held.extend(more)
-        whole = held.offsets[-1] // LEDGER_BLOCK * LEDGER_BLOCK
-        if whole - begin >= _BLOCKS_PER_INSERT * LEDGER_BLOCK:
-            done, held = held.split(whole)
-            yield (begin, whole), done
-            begin = whole
-    yield (begin, stretch.end), held

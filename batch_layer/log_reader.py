@@ -4,7 +4,7 @@ What is committed is read and nothing else; an offset that is gone is an error, 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -63,6 +63,24 @@ class Records:
             {name: getattr(self, name)[cut] for name in _COLUMNS} for cut in (slice(place), slice(place, None))
         )
         return Records(**before), Records(**after)
+
+
+def in_blocks(read: Iterable[Records], begin: int, end: int, step: int) -> Iterator[tuple[tuple[int, int], Records]]:
+    """Records of offsets ``[begin, end)`` in runs that end at multiples of `step`, in whatever runs they come.
+
+    So what is computed run by run comes out the same each time, sums of floats as well.
+
+    Yields:
+        The offsets of a run, exclusive, which follow on those of the last; and its records, of which there may be none.
+    """
+    held = Records()
+    for more in read:
+        held.extend(more)
+        while (edge := (begin // step + 1) * step) <= held.offsets[-1]:
+            done, held = held.split(edge)
+            yield (begin, edge), done
+            begin = edge
+    yield (begin, end), held
 
 
 def read(settings: Settings, topic: str, topic_partition: int, start: int, end: int) -> Iterator[Records]:
