@@ -76,7 +76,7 @@ def in_blocks(read: Iterable[Records], begin: int, end: int, step: int) -> Itera
     held = Records()
     for more in read:
         held.extend(more)
-        while (edge := (begin // step + 1) * step) <= held.offsets[-1]:
+        while held and (edge := (begin // step + 1) * step) <= held.offsets[-1]:
             done, held = held.split(edge)
             yield (begin, edge), done
             begin = edge

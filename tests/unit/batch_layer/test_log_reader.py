@@ -25,4 +25,5 @@ def test_runs_end_at_multiples_whatever_comes_together(at_once: int) -> None:
 
 
 def test_of_no_records_there_is_one_run_without_any() -> None:
-    assert [(span, len(records)) for span, records in in_blocks(iter(()), 5, 25, 10)] == [((5, 25), 0)]
+    for read in ([], [Records()]):
+        assert [(span, len(records)) for span, records in in_blocks(read, 5, 25, 10)] == [((5, 25), 0)]
