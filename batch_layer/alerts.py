@@ -6,22 +6,35 @@ reaches back for ever: what it was at the beginning comes from the exact states 
 level that was last set on a day that is not published is unknown and counts from 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import polars as pl
+import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
-from batch_layer.exact import text_sql
-from batch_layer.rows import HOUR_MS, day_spans
+from batch_layer.copies import with_exact
+from batch_layer.rows import (
+    HOUR_MS,
+    arrow_schema,
+    day_spans,
+    ddl,
+    from_bytes,
+    in_spans,
+    neighbourhood,
+    to_batches,
+    used_fields,
+)
 from infra.clickhouse import query_frame, quote
+from metrics.aggregation import spark_type
 from metrics.alert import Alert
 from metrics.breach import FOLDED, alert_rows, breaches, key_columns, row_schema, table_rows, watched_condition
 from metrics.catalog import Catalog, Metric
 from metrics.event import FIELD_PREFIX
+from metrics.expression import FieldType
 from metrics.window import milliseconds
 from serving.alert_tables import BATCH_ALERTS
 from serving.days import Days, table
@@ -66,6 +79,56 @@ class AlertFrames:
         return found if start is None else found.filter(_inside([(start, start + _width(self.alert))]))
 
 
+@dataclass(frozen=True)
+class Watched:
+    """The exact events that any alert watches, from payloads of events; for `mapInArrow`.
+
+    Attributes:
+        catalog: Of the alerts.
+        spans: Milliseconds ``[start, end)`` of the days.
+        copies: See `copies.find_copies`.
+    """
+
+    catalog: Catalog
+    spans: tuple[tuple[int, int], ...]
+    copies: pl.Series
+
+    @property
+    def schema(self) -> dict[str, str]:
+        """Names and Spark types of the columns: the event's, and `inside`, whether it is of the days."""
+        needed = {name for alert in self.catalog.alerts for name in _fields(alert, self.catalog)}
+        fields = (field for field in used_fields(self.catalog) if FIELD_PREFIX + field.name in needed)
+        own = {"event_time": "bigint", "place": "bigint", "event_id": "string", "inside": "boolean"}
+        return own | {FIELD_PREFIX + f.name: spark_type(FieldType(f.type, f.scale)) for f in fields}
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yields `schema`."""
+        schema = arrow_schema(self.schema)
+        conditions = [watched_condition(alert, self.catalog) for alert in self.catalog.alerts]
+        near = in_spans("event_time", neighbourhood(self.catalog, self.spans))
+        any_of = pl.any_horizontal([pl.lit(value=True) if each is None else each.holds for each in conditions])
+        for batch in batches:
+            for payload in batch["payload"]:
+                events = with_exact(from_bytes(payload.as_py()), self.copies).filter(near & pl.col("exact") & any_of)
+                marked = events.with_columns(inside=in_spans("event_time", self.spans))
+                yield from to_batches(marked.select(schema.names), schema)
+
+
+def watched_events(
+    catalog: Catalog, events: DataFrame, spans: tuple[tuple[int, int], ...], copies: pl.Series
+) -> DataFrame:
+    """The exact events that any alert watches: rows of `Watched.schema`.
+
+    Args:
+        catalog: Of the alerts.
+        events: Payloads of events, with what lies before the days.
+        spans: Milliseconds ``[start, end)`` of the days.
+        copies: See `copies.find_copies`.
+    """
+    watched = Watched(catalog, spans, copies)
+    return events.select("payload").mapInArrow(watched, ddl(watched.schema))
+
+
 def alert_writes(
     catalog: Catalog, events: DataFrame, days: Sequence[date], client: Client, database: str
 ) -> list[tuple[str, DataFrame, AlertFrames]]:
@@ -73,7 +136,7 @@ def alert_writes(
 
     Args:
         catalog: Of the alerts.
-        events: From `exact.events_of`, with what lies before the days.
+        events: From `watched_events`.
         days: Of the run.
         client: Reads what earlier days have published.
         database: Of the source.
@@ -82,7 +145,7 @@ def alert_writes(
     for alert in catalog.alerts:
         condition = watched_condition(alert, catalog)
         # What a level was before the days comes from published states alone, lest a change count twice.
-        chosen = events.filter("exact AND inside" if alert.kind == "level" else "exact")
+        chosen = events.filter("inside") if alert.kind == "level" else events
         if condition is not None:
             chosen = chosen.filter(condition.spark_holds)
         needed = chosen.select("event_time", "place", "event_id", *_fields(alert, catalog))
@@ -105,6 +168,12 @@ def together(events: DataFrame, alert: Alert) -> DataFrame:
     width, last = _width(alert), milliseconds(alert.within) - 1
     parts = f"sequence(event_time - pmod(event_time, {width}L), event_time + {last}L, {width}L)"
     return events.withColumn(PART, F.explode(F.expr(parts))).repartition(PART)
+
+
+def text_sql(name: str) -> str:
+    """A column as a dimension, as `metrics.fold.dimension` has it: its text, the empty text for NULL."""
+    quoted = name.replace("`", "``")
+    return f"coalesce(CAST(`{quoted}` AS string), '')"
 
 
 def _width(alert: Alert) -> int:

@@ -1,213 +1,260 @@
-"""Exact states in Spark SQL: for each slice or session and dimensions, three readings of each metric.
+"""Exact states: for each slice or session and dimensions, three readings of each metric.
 
 `exact` takes every well-formed event once: the first copy by (event id, event time) over all topic partitions, in the
 order of topic partition and offset, and no id_conflict. `with_late` takes what was counted or late, `counted` what the
 speed layer counted. The differences between the three are what the causes explain.
 
-Conditions and arguments are Spark's own, from the same expressions: states of `counted` by one engine and expected
-states by another check each other.
+Nearly every event is in all three readings. So each task folds these once, and for each reading the others it takes;
+`Readings` puts a reading together where both have come from all tasks.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
+import polars as pl
+import pyarrow as pa
 
-from metrics.aggregation import PLACE_BITS
+from batch_layer.copies import with_exact
+from batch_layer.rows import bucket_of, from_bytes, in_spans, neighbourhood, to_bytes
 from metrics.by_value import Quantile
 from metrics.catalog import Catalog, Metric
-from metrics.disposition import COUNTED, ID_CONFLICT, LATE
-from metrics.event import FIELD_PREFIX
-from metrics.expression import Expression
-from metrics.fold import SESSION_KEY, Group, groups
-from metrics.session import SESSION_COLUMNS
+from metrics.disposition import COUNTED, LATE
+from metrics.fold import Group, groups, merge_states, metric_rows, partial_states, selected, session_rows
+from metrics.session import SESSION_COLUMNS, assign_sessions
 
-READINGS = {
-    "exact": "exact",
-    "with_late": f"disposition IN ('{COUNTED}', '{LATE}')",
-    "counted": f"disposition = '{COUNTED}'",
-}
-"""Reading to the condition under which it takes an event; also the Boolean columns that say so."""
+READINGS = ("exact", "with_late", "counted")
+"""The readings; also the Boolean columns that say which of them take an event."""
+
+ALL = "all"
+"""Stands for all readings."""
 
 SESSION_TIMES = tuple(name for name in SESSION_COLUMNS if name != "chain_events")
 """What names a session besides its key."""
 
 ITEM = "item"
+PLAIN = -1
+"""Stands for all metrics of a group that keep plain states."""
+
+FOLDED = {
+    "topic_partition": "int",
+    "group": "int",
+    "metric": "int",
+    "reading": "string",
+    "bucket": "int",
+    "payload": "binary",
+}
+"""Spark types of what a fold yields: payloads of states or items. `metric` is the number of one in its group that is
+kept by value, else `PLAIN`."""
+
+_MERGE_AT_ROWS = 100_000
+
+OfRows = Callable[[pl.DataFrame], pl.DataFrame]
+"""From rows to rows."""
 
 
-def within(time: str, spans: Sequence[tuple[int, int]]) -> Column:
-    """Whether a column of ms lies in one of some stretches of time, ``[start, end)``."""
-    return F.expr(" OR ".join(f"(`{time}` >= {start}L AND `{time}` < {end}L)" for start, end in spans))
+def flagged(events: pl.DataFrame, copies: pl.Series) -> pl.DataFrame:
+    """Events with a Boolean for each reading that says whether it takes the event.
+
+    Args:
+        events: From `rows.events_in`.
+        copies: See `copies.find_copies`.
+    """
+    disposition = pl.col("disposition")
+    return with_exact(events, copies).with_columns(
+        with_late=disposition.is_in([COUNTED, LATE]), counted=disposition == COUNTED
+    )
 
 
-Cut = Callable[[DataFrame, Group], DataFrame]
-"""Gives the events of a group of sessions the columns `SESSION_TIMES`; see `batch_layer.sessions.SessionCut`."""
+def parts(events: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Flagged events that all readings take, under `ALL`; and the others that each takes."""
+    alike = pl.all_horizontal(READINGS)
+    yield ALL, events.filter(alike)
+    others = events.filter(~alike)
+    for reading in READINGS:
+        yield reading, others.filter(reading)
+
+
+def plain_part(group: Group) -> Group | None:
+    """The group with its metrics that keep plain states alone; None where there are none."""
+    metrics = tuple(metric for metric in group.metrics if not metric.agg.by_value)
+    return replace(group, metrics=metrics) if metrics else None
+
+
+def items(group: Group, metric: Metric, events: pl.DataFrame) -> pl.DataFrame:
+    """The distinct values of a metric that is kept by value: the group's keys, `ITEM` and `n`, how many events have it.
+
+    A value is of its own type where it is ordered, else its text; NULL is one, too: its events count.
+    """
+    value = pl.col("argument") if isinstance(metric.agg, Quantile) else pl.col("argument").cast(pl.String)
+    chosen = selected(group, metric, events).select(*group.keys, value.alias(ITEM))
+    return chosen.group_by(*group.keys, ITEM).agg(n=pl.len().cast(pl.UInt64))
+
+
+def merged_items(group: Group, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `items` as one for each value."""
+    return rows.group_by(*group.keys, ITEM).agg(pl.col("n").sum())
 
 
 @dataclass(frozen=True)
-class ExactStates:
-    """States of metrics that share slices or sessions, and dimensions.
+class Fold:
+    """Folds the events of some days into payloads; for `mapInArrow` over rows of `rows.Pass` that hold events.
 
     Attributes:
-        group: Of the metrics.
-        metrics: Which, in order.
-        by_value: Whether a row stands for a distinct value.
-        frame: The group's `time_columns` (ms), its `dimension_column`s and, for the n-th metric and each reading, the
-            columns `column(n, reading, ...)`: `events` and the state's. By value it has `item`, and for each reading
-            how many events have it.
-    """
-
-    group: Group
-    metrics: tuple[Metric, ...]
-    by_value: bool
-    frame: DataFrame
-
-
-def column(number: int, reading: str, name: str) -> str:
-    """Where the n-th metric's reading of a state's column stands."""
-    return f"m{number}_{reading}_{name}"
-
-
-def dimension_column(name: str) -> str:
-    """Where a dimension stands: apart from all other columns, whatever its name."""
-    return f"d_{name}"
-
-
-def time_columns(group: Group) -> tuple[str, ...]:
-    """The columns that say when, in ms, of a slice or a session."""
-    return SESSION_TIMES if group.session else ("slice_start",)
-
-
-def key_columns(group: Group) -> list[str]:
-    """The columns that name a row of exact states."""
-    return [*time_columns(group), *map(dimension_column, group.dimensions)]
-
-
-def events_of(events: DataFrame, inside: Column) -> DataFrame:
-    """Events with their place in the log, and a Boolean for each reading that says whether it takes the event.
-
-    Args:
-        events: Rows of `batch_layer.rows` that are events, all copies of each.
-        inside: Whether an event is of the days asked for; others are there for the sake of sessions and alerts.
-    """
-    copies = Window.partitionBy("event_id", "event_time").orderBy(
-        F.col("disposition") == ID_CONFLICT, "topic_partition", "offset"
-    )
-    first = (F.row_number().over(copies) == 1) & (F.col("disposition") != ID_CONFLICT)
-    place = F.col("topic_partition").cast("long") * F.lit(1 << PLACE_BITS) + F.col("offset")
-    return (
-        events.withColumns({"exact": first, "place": place, "inside": inside})
-        .withColumns({reading: F.expr(condition) for reading, condition in READINGS.items() if reading != "exact"})
-        .drop("kind", "group", "bucket", "day", "payload", "record_time", "reason")
-    )
-
-
-def exact_states(catalog: Catalog, events: DataFrame, cut: Cut) -> list[ExactStates]:
-    """One frame for all metrics of a group that keep plain states, one for each that is kept by value.
-
-    Args:
         catalog: Of the metrics.
-        events: From `events_of`.
-        cut: Gives the events of session keys their sessions.
+        spans: Milliseconds ``[start, end)`` of the days.
+        copies: See `copies.find_copies`.
     """
-    inside = events.filter("inside")
-    found = []
-    for group in groups(catalog):
-        for metrics in _together(group):
-            prepared = _prepared(events if group.session else inside, group, metrics)
-            if group.session:
-                prepared = cut(prepared, group)
-            by_value = metrics[0].agg.by_value
-            made = _items(prepared, group) if by_value else _states(prepared, group, metrics)
-            found.append(ExactStates(group, metrics, by_value, made))
-    return found
+
+    catalog: Catalog
+    spans: tuple[tuple[int, int], ...]
+    copies: pl.Series
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yields `FOLDED`."""
+        held: dict[int, _Held] = {}
+        for batch in batches:
+            for number, payload in zip(batch["topic_partition"].to_pylist(), batch["payload"], strict=True):
+                events = flagged(from_bytes(payload.as_py()), self.copies)
+                held.setdefault(number, _Held(self.catalog, self.spans)).add(events)
+        for number, folded in sorted(held.items()):
+            yield from folded.batches(number)
 
 
-def _together(group: Group) -> Iterable[tuple[Metric, ...]]:
-    """The metrics of a group by what can be computed in one aggregation."""
-    apart: dict[object, list[Metric]] = {}
-    for metric in group.metrics:
-        condition = _condition(metric)
-        if metric.agg.by_value:
-            # the quantiles of one argument share its values
-            kind: object = (condition, _item(metric))
-        else:
-            # each condition has sessions of its own
-            kind = (_in_order(metric), condition if group.session else None)
-        apart.setdefault(kind, []).append(metric)
-    return map(tuple, apart.values())
+class _Held:
+    """What is folded of a topic partition; merged now and then, so that it stays as little as there are rows."""
+
+    def __init__(self, catalog: Catalog, spans: tuple[tuple[int, int], ...]) -> None:
+        self._groups = groups(catalog)
+        self._near, self._spans = neighbourhood(catalog, spans), [*spans]
+        self._parts: dict[tuple[int, int, str], list[pl.DataFrame]] = {}
+        self._merge_at: dict[tuple[int, int, str], int] = {}
+
+    def add(self, events: pl.DataFrame) -> None:
+        """Folds flagged events."""
+        near = events.filter(in_spans("event_time", self._near))
+        for reading, taken in parts(near):
+            inside = taken.filter(in_spans("event_time", self._spans))
+            for number, group in enumerate(self._groups):
+                chosen = taken if group.session else inside
+                if chosen.is_empty():
+                    continue
+                if plain := plain_part(group):
+                    self._keep((number, PLAIN, reading), partial_states(plain, chosen))
+                for place, metric in enumerate(group.metrics):
+                    if metric.agg.by_value:
+                        self._keep((number, place, reading), items(group, metric, chosen))
+
+    def _keep(self, key: tuple[int, int, str], rows: pl.DataFrame) -> None:
+        if rows.is_empty():
+            return
+        held = self._parts.setdefault(key, [])
+        held.append(rows)
+        height = sum(part.height for part in held)
+        if height > self._merge_at.get(key, _MERGE_AT_ROWS):
+            self._parts[key] = [merged := self._merged(key)]
+            self._merge_at[key] = max(_MERGE_AT_ROWS, 2 * merged.height)
+
+    def _merged(self, key: tuple[int, int, str]) -> pl.DataFrame:
+        group, rows = self._groups[key[0]], pl.concat(self._parts[key])
+        if key[1] != PLAIN:
+            return merged_items(group, rows)
+        plain = plain_part(group)
+        assert plain is not None
+        return merge_states(plain, rows)
+
+    def batches(self, topic_partition: int) -> Iterator[pa.RecordBatch]:
+        """The payloads, by bucket."""
+        for key in sorted(self._parts):
+            number, place, reading = key
+            rows = self._merged(key)
+            split = rows.with_columns(bucket_of(self._groups[number], rows))
+            for (bucket,), part in sorted(split.partition_by("bucket", as_dict=True, include_key=False).items()):
+                yield pa.record_batch(
+                    {
+                        "topic_partition": pa.array([topic_partition], pa.int32()),
+                        "group": pa.array([number], pa.int32()),
+                        "metric": pa.array([place], pa.int32()),
+                        "reading": [reading],
+                        "bucket": pa.array([bucket], pa.int32()),
+                        "payload": pa.array([to_bytes(part, compressed=True)], pa.binary()),
+                    }
+                )
 
 
-def _prepared(events: DataFrame, group: Group, metrics: Sequence[Metric]) -> DataFrame:
-    """What an aggregation reads: keys, readings, and each condition and argument once, under its text's own column."""
-    dimensions = {name: F.expr(text_sql(FIELD_PREFIX + name)) for name in group.by}
-    if group.session:
-        dimensions = {SESSION_KEY: F.expr(text_sql(group.session_key))} | dimensions
-    columns = {dimension_column(name): text for name, text in dimensions.items()}
-    if not group.session:
-        columns["slice_start"] = F.col("event_time") - F.col("event_time") % F.lit(group.slice_width_ms)
-    columns |= {name: F.col(name) for name in ("event_time", "place", *READINGS)}
-    if metrics[0].agg.by_value:
-        columns[ITEM] = F.expr(_item(metrics[0]))
-    else:
-        for number, metric in enumerate(metrics):
-            columns |= {_argument(number, n): F.expr(_sql(e)) for n, e in enumerate(metric.agg.arguments)}
-            columns[_taken(number)] = F.expr(_condition(metric))
-    chosen = events.filter(" OR ".join(f"`{reading}`" for reading in READINGS))
-    chosen = chosen.filter(" OR ".join(sorted({f"({_condition(metric)})" for metric in metrics})))
-    return chosen.select(*(value.alias(name) for name, value in columns.items()))
+@dataclass(frozen=True)
+class Readings:
+    """Rows of `batch_<m>` from payloads of a fold; all of a group's bucket must be in one task.
+
+    Attributes:
+        catalog: Of the metrics.
+        spans: Milliseconds ``[start, end)`` of the days.
+    """
+
+    catalog: Catalog
+    spans: tuple[tuple[int, int], ...]
+
+    def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+        """For each metric a frame with `reading`, the group's times in ms, its dimensions, and the states or items."""
+        ordered = rows.sort("group", "metric", "reading", "topic_partition", "bucket")
+        for (number, place), part in ordered.partition_by("group", "metric", as_dict=True, maintain_order=True).items():
+            group = groups(self.catalog)[number]
+            payloads = {
+                reading: pl.concat([from_bytes(each) for each in of["payload"]])
+                for (reading,), of in part.partition_by("reading", as_dict=True, maintain_order=True).items()
+            }
+            if place != PLAIN:
+                yield self._by_value(group, group.metrics[place], payloads)
+                continue
+            plain = plain_part(group)
+            assert plain is not None
+            common, apart = taken_apart(group, payloads, partial(merge_states, plain))
+            for metric in plain.metrics:
+                yield metric.name, self._read(common, apart, partial(self._states, group, metric))
+
+    def _states(self, group: Group, metric: Metric, states: pl.DataFrame) -> pl.DataFrame:
+        if group.session:
+            return session_rows(group, metric, states).drop("chain_events").filter(of_days(self.spans))
+        return metric_rows(group, metric, states)
+
+    def _by_value(self, group: Group, metric: Metric, payloads: Mapping[str, pl.DataFrame]) -> tuple[str, pl.DataFrame]:
+        common, apart = taken_apart(group, payloads, partial(merged_items, group))
+        return metric.name, self._read(common, apart, partial(self._items, group))
+
+    def _items(self, group: Group, rows: pl.DataFrame) -> pl.DataFrame:
+        if group.session is None:
+            return rows
+        instants = rows.rename({"slice_start": "event_time"}).with_columns(events=pl.col("n"))
+        sessions = assign_sessions(instants, group.dimensions, group.session).filter(of_days(self.spans))
+        return sessions.group_by(*SESSION_TIMES, *group.dimensions, ITEM).agg(pl.col("n").sum())
+
+    def _read(self, common: pl.DataFrame, apart: Mapping[str, pl.DataFrame], shown: OfRows) -> pl.DataFrame:
+        alike = shown(common)
+        named = [(reading, alike) for reading in READINGS] + [(reading, shown(rows)) for reading, rows in apart.items()]
+        return pl.concat([frame.with_columns(reading=pl.lit(reading)) for reading, frame in named])
 
 
-def _states(prepared: DataFrame, group: Group, metrics: Sequence[Metric]) -> DataFrame:
-    keys = key_columns(group)
-    if any(map(_in_order, metrics)):
-        # A sum of floats depends on its order: all events of a row are added up in one task, in the order of time.
-        prepared = prepared.repartition(*keys).sortWithinPartitions(*keys, "event_time", "place")
-    values = []
-    for number, metric in enumerate(metrics):
-        arguments = [f"`{_argument(number, n)}`" for n in range(len(metric.agg.arguments))]
-        for reading in READINGS:
-            taken = f"(`{_taken(number)}` AND `{reading}`)"
-            state = {"events": f"count_if({taken})"} | metric.agg.spark_state(arguments, taken)
-            values += [F.expr(sql).alias(column(number, reading, name)) for name, sql in state.items()]
-    return prepared.groupBy(*keys).agg(*values)
+def taken_apart(
+    group: Group, payloads: Mapping[str, pl.DataFrame], merged: OfRows
+) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
+    """What is the same in all readings; and by reading the rest, of keys that have an event which not all take.
+
+    Args:
+        group: Of the rows.
+        payloads: By reading, or `ALL`, the rows of all tasks.
+        merged: Merges rows of the same keys.
+    """
+    some = next(iter(payloads.values())).clear()
+    common = merged(payloads.get(ALL, some))
+    others = {reading: payloads.get(reading, some) for reading in READINGS}
+    # of sessions all instants of a key belong together
+    keys = group.dimensions if group.session else group.keys
+    touched = pl.concat([rows.select(keys) for rows in others.values()]).unique()
+    mixed = common.join(touched, on=keys, how="semi")
+    apart = {reading: merged(pl.concat([mixed, rows])) for reading, rows in others.items()}
+    return common.join(touched, on=keys, how="anti"), apart
 
 
-def _items(prepared: DataFrame, group: Group) -> DataFrame:
-    """Groups by the value, so that one shuffle answers all three readings; NULL is a row too: its events count."""
-    counts = (F.expr(f"count_if(`{reading}`)").alias(reading) for reading in READINGS)
-    return prepared.groupBy(*key_columns(group), ITEM).agg(*counts)
-
-
-def _in_order(metric: Metric) -> bool:
-    return any(state.tolerance is not None for state in metric.agg.state)
-
-
-def _condition(metric: Metric) -> str:
-    return "true" if metric.condition is None else metric.condition.spark_holds
-
-
-def _sql(expression: Expression) -> str:
-    """An argument, as `metrics.fold.argument` has it: never the negative zero."""
-    return f"({expression.spark} + 0D)" if expression.type.kind == "float" else expression.spark
-
-
-def _item(metric: Metric) -> str:
-    """The value that is told apart: of its own type where it is ordered, else its text."""
-    (argument,) = metric.agg.arguments
-    return _sql(argument) if isinstance(metric.agg, Quantile) else f"CAST({_sql(argument)} AS string)"
-
-
-def text_sql(name: str) -> str:
-    """A column as a dimension, as `metrics.fold.dimension` has it: its text, the empty text for NULL."""
-    quoted = name.replace("`", "``")
-    return f"coalesce(CAST(`{quoted}` AS string), '')"
-
-
-def _taken(number: int) -> str:
-    return f"t{number}"
-
-
-def _argument(number: int, position: int) -> str:
-    return f"a{number}_{position}"
+def of_days(spans: Sequence[tuple[int, int]]) -> pl.Expr:
+    """Whether a session belongs to the days of these spans: where its last millisecond lies."""
+    return in_spans(pl.col("window_end") - 1, spans)

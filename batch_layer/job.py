@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 from batch_layer.lookups import Versions
 from batch_layer.manifest import Plan
 from batch_layer.reading import reader_of
-from batch_layer.rows import Pass, ddl, row_schema
+from batch_layer.rows import ROW, Pass, ddl
 from infra import jars
 from infra.avro import unframe_of
 from infra.java import find_java, require_spark_module
@@ -23,6 +23,8 @@ from metrics.catalog import Catalog
 ROWS_PER_BATCH = 20_000
 """Rows that Spark hands to Python together."""
 
+BYTES_PER_BATCH = 16 << 20
+
 REGISTRY_PATIENCE_S = 60.0
 """How long a run waits for a schema registry that is away; then it fails, and nothing of it is seen."""
 
@@ -32,6 +34,8 @@ _OPTIONS = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.execution.arrow.maxRecordsPerBatch": str(ROWS_PER_BATCH),
+    # Rows that hold payloads are large.
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(BYTES_PER_BATCH),
     # Small results end in few tasks, hence few inserts and few parts.
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "32m",
@@ -129,7 +133,7 @@ def read_rows(
     unframe = unframe_of(settings, catalog, patience_s=REGISTRY_PATIENCE_S)
     read = Pass(catalog, plan.ranges, plan.days, reader_of(settings, catalog.topic, plan).read, unframe, lookups)
     count = len(plan.ranges)
-    return session.range(0, count, 1, count).mapInArrow(read, ddl(row_schema(catalog)))
+    return session.range(0, count, 1, count).mapInArrow(read, ddl(ROW))
 
 
 def _require_master(url: str) -> None:

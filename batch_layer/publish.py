@@ -14,16 +14,13 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from pyspark import TaskContext
 
-from batch_layer.exact import ITEM, READINGS, column, dimension_column, key_columns, time_columns
-from batch_layer.rows import merged_states
-from batch_layer.sessions import of_days
+from batch_layer.exact import ITEM, SESSION_TIMES, Readings, of_days
+from batch_layer.rows import in_spans, merged_states
 from infra.clickhouse import connect, insert_frame, query_frame, quote
 from infra.settings import Settings
-from metrics.aggregation import polars_type
-from metrics.catalog import Catalog, Metric
+from metrics.catalog import Catalog
 from metrics.disposition import DEAD_LETTER
 from metrics.fold import Group, groups, metric_rows, session_rows
-from metrics.state import collect_maps
 
 WRITTEN = {"table": "string", "rows": "bigint"}
 """Spark types of what a writer yields: how many rows it wrote into which table."""
@@ -89,68 +86,34 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class StateFrames:
-    """Rows of `batch_<m>` from plain states of `exact.ExactStates`: for each reading those that hold an event of it."""
+class ExactFrames:
+    """Rows of `batch_<m>` from payloads of `exact.Fold`; all payloads of a group's bucket must be in one task.
 
-    group: Group
-    metrics: tuple[Metric, ...]
+    Attributes:
+        catalog: Of the metrics.
+        spans: Milliseconds ``[start, end)`` of the days asked for.
+    """
 
-    def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-        """One frame per metric."""
-        for number, metric in enumerate(self.metrics):
-            readings = [self._reading(rows, number, metric, reading) for reading in READINGS]
-            yield f"batch_{metric.name}", _exact_rows(self.group, metric, readings, ["events"])
-
-    def _reading(self, rows: pl.DataFrame, number: int, metric: Metric, reading: str) -> pl.DataFrame:
-        keys = key_columns(self.group)
-        held = rows.filter(pl.col(column(number, reading, "events")) > 0)
-        plain = {"events": pl.UInt64()} | {c.name: c.dtype for c in metric.agg.state if not c.is_map}
-        states = held.select(
-            *keys, **{name: pl.col(column(number, reading, name)).cast(dtype) for name, dtype in plain.items()}
-        )
-        for state in metric.agg.state:
-            if state.is_map:
-                listed = column(number, reading, state.name)
-                entries = held.select(*keys, listed).explode(listed).drop_nulls(listed).unnest(listed)
-                states = states.join(collect_maps(state, entries, held.select(keys), keys), on=keys)
-        return states.with_columns(reading=pl.lit(reading))
-
-
-@dataclass(frozen=True)
-class ItemFrames:
-    """Rows of `batch_<m>` from distinct values of `exact.ExactStates`: for each reading those that it has."""
-
-    group: Group
-    metrics: tuple[Metric, ...]
+    catalog: Catalog
+    spans: tuple[tuple[int, int], ...]
 
     def __call__(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-        """One frame per metric."""
-        for metric in self.metrics:
-            kind = pl.String() if metric.agg.item_type == "String" else polars_type(metric.agg.type)
-            readings = [
-                rows.filter(pl.col(reading) > 0).select(
-                    *key_columns(self.group),
-                    pl.col(ITEM).cast(kind),
-                    n=pl.col(reading).cast(pl.UInt64),
-                    reading=pl.lit(reading),
-                )
-                for reading in READINGS
-            ]
-            yield f"batch_{metric.name}", _exact_rows(self.group, metric, readings, [ITEM])
+        """One frame per metric, sorted by the keys of its table."""
+        of = {metric.name: (group, metric) for group in groups(self.catalog) for metric in group.metrics}
+        for name, frame in Readings(self.catalog, self.spans)(rows):
+            group, metric = of[name]
+            times = list(time_columns(group))
+            keys = ["partition", "reading", *times, *group.dimensions, *([ITEM] if metric.agg.by_value else [])]
+            ordered = frame.with_columns(_partition(group)).sort(keys)
+            yield (
+                f"batch_{name}",
+                ordered.with_columns(*_times(group), metric_version=pl.lit(metric.metric_version)),
+            )
 
 
-def _exact_rows(group: Group, metric: Metric, readings: Sequence[pl.DataFrame], also: Sequence[str]) -> pl.DataFrame:
-    """The readings as one frame with the names of the table, sorted by its keys and `also`."""
-    keys = key_columns(group)
-    ordered = pl.concat(readings).with_columns(_partition(group)).sort("partition", "reading", *keys, *also)
-    return ordered.select(
-        "partition",
-        pl.lit(metric.metric_version).alias("metric_version"),
-        "reading",
-        *_times(group),
-        *(pl.col(dimension_column(name)).alias(name) for name in group.dimensions),
-        pl.exclude("partition", "reading", *keys),
-    )
+def time_columns(group: Group) -> tuple[str, ...]:
+    """The columns that say when, of a slice or a session."""
+    return SESSION_TIMES if group.session else ("slice_start",)
 
 
 @dataclass(frozen=True)
@@ -177,7 +140,7 @@ class ExpectedFrames:
                     sessions = session_rows(group, metric, states).drop("chain_events")
                     frame = sessions.filter(of_days(self.spans))
                 else:
-                    frame = metric_rows(group, metric, states).filter(of_slices(self.spans))
+                    frame = metric_rows(group, metric, states).filter(in_spans("slice_start", self.spans))
                 version = pl.lit(metric.metric_version).alias("metric_version")
                 yield f"expected_{metric.name}", frame.with_columns(_partition(group), version, *_times(group))
 
@@ -276,11 +239,6 @@ def publish(client: Client, run_id: str, times: Mapping[date, int], catalog: Cat
                 "shown of that day; run it again if it is to replace the other"
             )
             raise PublishedMeanwhileError(msg)
-
-
-def of_slices(spans: Sequence[tuple[int, int]]) -> pl.Expr:
-    """Whether a slice begins within the days of these spans."""
-    return pl.any_horizontal([pl.col("slice_start").is_between(*span, closed="left") for span in spans])
 
 
 def _partition(group: Group) -> pl.Expr:

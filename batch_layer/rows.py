@@ -1,9 +1,10 @@
 """From records to rows: what one pass over a topic partition hands to Spark.
 
-A pass yields rows of five kinds in one schema, so that one read of the log serves everything: an **event** of the days
-asked for, or that a session or an alert of theirs may reach, with its disposition and the fields that metrics use; a
-**dead letter** of those days; partial **states** of a group of metrics, as an Arrow stream; and, of all records read,
-whatever their day, one **tally** and the **repairs** among them.
+A pass yields rows of a few kinds in one schema, so that one read of the log serves everything. Most hold a payload, an
+Arrow stream, for Spark to keep and move as it is: the **events** of the days asked for, and those that a session or an
+alert of theirs may reach, with their dispositions and the fields that metrics use; hashes of their **ids**; the partial
+**states** of a group of metrics; and, of all records read, whatever their day, one **tally** and the **repairs** among
+them. A **dead letter** of those days, and an event that was **left out** of what is counted, is a row of its own.
 """
 
 import io
@@ -18,16 +19,18 @@ import pyarrow as pa
 from batch_layer.log_reader import Records, in_blocks
 from batch_layer.lookups import Versions
 from batch_layer.manifest import ReadRange, lookback_ms
-from metrics.aggregation import spark_type
 from metrics.catalog import Catalog, Field
-from metrics.disposition import DEAD_LETTER, DISPOSITIONS, Chunk, PartitionReader
+from metrics.disposition import COUNTED, DEAD_LETTER, DISPOSITIONS, Chunk, PartitionReader
 from metrics.event import FIELD_PREFIX, Unframe
-from metrics.expression import FieldType
 from metrics.fold import SESSION_KEY, Group, groups, merge_states, partial_states
 from metrics.window import DAY_MS, Window, to_epoch_ms
 
-EVENT, DEAD, STATES, TALLY, REPAIRS = "event", "dead_letter", "states", "tally", "repairs"
+EVENT, IDS, STATES, TALLY, REPAIRS = "event", "ids", "states", "tally", "repairs"
+DEAD, LEFT_OUT = "dead_letter", "left_out"
 EPOCH = date(1970, 1, 1)
+ID_BUCKETS = 16
+"""Hashes of ids are compared in this many parts."""
+
 STATE_BUCKETS = 8
 """States are merged in this many parts per group; a slice, at most an hour long, or a session key lies in one."""
 
@@ -38,7 +41,7 @@ _AT_ONCE = 100_000
 """Offsets that are decoded and folded together: a pass takes a quarter less time than by 20,000."""
 
 _PLACE = {"topic_partition": "int", "offset": "bigint", "record_time": "bigint"}
-_COMMON = {
+ROW = {
     "kind": "string",
     **_PLACE,
     "event_id": "string",
@@ -50,7 +53,10 @@ _COMMON = {
     "day": "int",
     "payload": "binary",
 }
-"""`day` is that of states, since `EPOCH`; of sessions, which may go on into the next, null."""
+"""Names and Spark types of the columns that a pass yields.
+
+`day` is that of events and states, since `EPOCH`; of the states of sessions, which may go on into the next, null.
+"""
 
 Read = Callable[[int, int, int], Iterator[Records]]
 """Gives the records of a topic partition from one offset to another, exclusive; see `batch_layer.reading.LogReader`."""
@@ -64,12 +70,6 @@ def used_fields(catalog: Catalog) -> tuple[Field, ...]:
     return tuple(field for field in catalog.columns.values() if field.name in catalog.used)
 
 
-def row_schema(catalog: Catalog) -> dict[str, str]:
-    """Names and Spark types of the columns that a pass yields."""
-    fields = used_fields(catalog)
-    return _COMMON | {FIELD_PREFIX + f.name: spark_type(FieldType(f.type, f.scale)) for f in fields}
-
-
 def ddl(schema: Mapping[str, str]) -> str:
     """A schema as Spark writes it."""
     return ", ".join(f"`{name}` {kind}" for name, kind in schema.items())
@@ -80,7 +80,7 @@ class Pass:
     """One pass over the ranges of a plan, each a topic partition and a Spark task, in offset order.
 
     It is sent to the executors; called with numbers of ranges, as `spark.range` has them, it yields batches of
-    `row_schema`.
+    `ROW`.
     """
 
     catalog: Catalog
@@ -99,13 +99,14 @@ class Pass:
     def rows(self, span: ReadRange) -> Iterator[pa.RecordBatch]:
         """Reads one range."""
         reader = PartitionReader(self.catalog, self.unframe, self.lookups.exact if self.lookups else None)
-        schema = arrow_schema(row_schema(self.catalog))
+        schema = arrow_schema(ROW)
         number = span.topic_partition
         spans = day_spans(self.days)
         reached = neighbourhood(self.catalog, spans)
         folded: dict[int, _Fold] = {n: _Fold(group) for n, group in enumerate(groups(self.catalog))}
         tally = Tally()
         repairs = pl.DataFrame(schema=REPAIRED)
+        identities: list[pl.Series] = []
         read = self.read(number, span.remember_from, span.end)
         for _, records in in_blocks(read, span.remember_from, span.end, _AT_ONCE):
             before, rest = records.split(span.start)
@@ -117,17 +118,21 @@ class Pass:
             tally.add(chunk, len(rest))
             if origins := rest.origins(self.catalog.topic, number):
                 repairs = first_repairs([repairs, _repairs(chunk, origins)])
-            yield from to_batches(_event_rows(self.catalog, chunk, reached), schema)
+            events = _events(self.catalog, chunk, reached)
+            identities.append(events["identity"])
+            yield from to_batches(_event_rows(number, events), schema)
+            yield from to_batches(_left_out_rows(events, spans), schema)
             yield from to_batches(_dead_rows(chunk, spans), schema)
-            near = chunk.counted.filter(_in_days(reached, "event_time"))
+            near = chunk.counted.filter(in_spans("event_time", reached))
             if self.lookups:
                 near = self.lookups.expected(near)
-            counted = near.filter(_in_days(spans, "event_time"))
+            counted = near.filter(in_spans("event_time", spans))
             for fold in folded.values():
                 fold.add(near if fold.group.session else counted)
         for group, fold in folded.items():
             # the place orders the states of several topic partitions, on which sums of floats depend
             yield from to_batches(fold.rows(group, number), schema)
+        yield from to_batches(_id_rows(identities), schema)
         yield from to_batches(tally.rows(), schema)
         if not repairs.is_empty():
             yield from to_batches(pl.DataFrame({"kind": [REPAIRS], "payload": [to_bytes(repairs)]}), schema)
@@ -193,7 +198,7 @@ class _Fold:
         if not self._parts:
             return pl.DataFrame()
         states = merge_states(self.group, pl.concat(self._parts))
-        split = states.with_columns(_bucket(self.group, states), _day(self.group).alias("day"))
+        split = states.with_columns(bucket_of(self.group, states), _day(self.group).alias("day"))
         parts = split.partition_by("day", "bucket", as_dict=True, include_key=False)
         return pl.DataFrame(
             [
@@ -236,10 +241,10 @@ def day_spans(days: Iterable[date]) -> list[tuple[int, int]]:
     return spans
 
 
-def to_bytes(frame: pl.DataFrame) -> bytes:
+def to_bytes(frame: pl.DataFrame, *, compressed: bool = False) -> bytes:
     """A frame as an Arrow stream."""
     sink = io.BytesIO()
-    frame.write_ipc_stream(sink)
+    frame.write_ipc_stream(sink, compression="lz4" if compressed else "uncompressed")
     return sink.getvalue()
 
 
@@ -294,11 +299,13 @@ def merged_states(group: Group, payloads: Iterable[bytes]) -> pl.DataFrame:
     return merge_states(group, pl.concat([from_bytes(payload) for payload in payloads]))
 
 
-def _in_days(spans: list[tuple[int, int]], column: str) -> pl.Expr:
-    return pl.any_horizontal([pl.col(column).is_between(start, end, closed="left") for start, end in spans])
+def in_spans(time: str | pl.Expr, spans: Iterable[tuple[int, int]]) -> pl.Expr:
+    """Whether a time in ms lies in one of some stretches, ``[start, end)``."""
+    column = pl.col(time) if isinstance(time, str) else time
+    return pl.any_horizontal([column.is_between(start, end, closed="left") for start, end in spans])
 
 
-def _bucket(group: Group, states: pl.DataFrame) -> pl.Expr:
+def bucket_of(group: Group, states: pl.DataFrame) -> pl.Expr:
     """Which part of a group a row belongs to; all instants of a session key to one."""
     if group.session is None:
         return (pl.col("slice_start") // HOUR_MS % STATE_BUCKETS).alias("bucket")
@@ -311,20 +318,63 @@ def _day(group: Group) -> pl.Expr:
     return pl.lit(None, pl.Int32) if group.session else (pl.col("slice_start") // DAY_MS).cast(pl.Int32)
 
 
-def _event_rows(catalog: Catalog, chunk: Chunk, reached: list[tuple[int, int]]) -> pl.DataFrame:
-    return chunk.events.filter(_in_days(reached, "event_time")).select(
-        pl.lit(EVENT).alias("kind"),
+def _events(catalog: Catalog, chunk: Chunk, reached: list[tuple[int, int]]) -> pl.DataFrame:
+    """What is kept of events: their places, `identity`, a hash of id and time, and the fields that metrics use."""
+    return chunk.events.filter(in_spans("event_time", reached)).select(
+        *_PLACE,
+        "event_id",
+        "event_time",
+        "disposition",
+        pl.struct("event_id", "event_time").hash().alias("identity"),
+        *(FIELD_PREFIX + field.name for field in used_fields(catalog)),
+    )
+
+
+def _event_rows(topic_partition: int, events: pl.DataFrame) -> pl.DataFrame:
+    """A row per day."""
+    by_day = events.with_columns(_day=(pl.col("event_time") // DAY_MS).cast(pl.Int32))
+    return pl.DataFrame(
+        [
+            {
+                "kind": EVENT,
+                "topic_partition": topic_partition,
+                "day": day,
+                "payload": to_bytes(part, compressed=True),
+            }
+            for (day,), part in sorted(by_day.partition_by("_day", as_dict=True, include_key=False).items())
+        ],
+        schema={"kind": pl.String, "topic_partition": pl.Int32, "day": pl.Int32, "payload": pl.Binary},
+    )
+
+
+def _id_rows(identities: list[pl.Series]) -> pl.DataFrame:
+    """A row per bucket of hashes: 64 bits each, one after the other."""
+    if not identities:
+        return pl.DataFrame()
+    hashes = pl.concat(identities).to_frame("identity").with_columns(bucket=pl.col("identity") % ID_BUCKETS)
+    parts = sorted(hashes.partition_by("bucket", as_dict=True, include_key=False).items())
+    return pl.DataFrame(
+        [
+            {"kind": IDS, "bucket": bucket, "payload": part["identity"].to_numpy().tobytes()}
+            for (bucket,), part in parts
+        ],
+        schema={"kind": pl.String, "bucket": pl.Int32, "payload": pl.Binary},
+    )
+
+
+def _left_out_rows(events: pl.DataFrame, spans: list[tuple[int, int]]) -> pl.DataFrame:
+    return events.filter((pl.col("disposition") != COUNTED) & in_spans("event_time", spans)).select(
+        pl.lit(LEFT_OUT).alias("kind"),
         *_PLACE,
         "event_id",
         "event_time",
         "disposition",
         pl.col("disposition").alias("reason"),
-        *(FIELD_PREFIX + field.name for field in used_fields(catalog)),
     )
 
 
 def _dead_rows(chunk: Chunk, spans: list[tuple[int, int]]) -> pl.DataFrame:
-    return chunk.dead_letters.filter(_in_days(spans, "record_time")).select(
+    return chunk.dead_letters.filter(in_spans("record_time", spans)).select(
         pl.lit(DEAD).alias("kind"), *_PLACE, pl.lit(DEAD_LETTER).alias("disposition"), "reason"
     )
 

@@ -5,32 +5,33 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
-from batch_layer.alerts import alert_writes
-from batch_layer.exact import events_of, exact_states, within
+from batch_layer.alerts import alert_writes, watched_events
+from batch_layer.copies import find_copies, with_exact
+from batch_layer.exact import FOLDED, Fold
 from batch_layer.job import read_rows, spark_session
 from batch_layer.lookups import Versions, read_versions
 from batch_layer.manifest import Indexed, Plan
 from batch_layer.planning import plan_days
 from batch_layer.publish import (
     WRITTEN,
+    ExactFrames,
     ExceptionFrames,
     ExpectedFrames,
     Frames,
-    ItemFrames,
-    StateFrames,
     Target,
     WriteError,
     Writer,
@@ -42,25 +43,30 @@ from batch_layer.rows import (
     DEAD,
     EPOCH,
     EVENT,
+    LEFT_OUT,
     REPAIRS,
     STATES,
     TALLY,
+    arrow_schema,
     day_spans,
     ddl,
     first_repairs,
     from_bytes,
     neighbourhood,
+    to_batches,
 )
-from batch_layer.sessions import SessionCut
 from batch_layer.tasks import Told
 from infra.clickhouse import insert_frame
 from infra.processes import cpu_seconds
 from infra.settings import Settings
 from metrics.aggregation import SEMANTICS_VERSION
 from metrics.catalog import Catalog
-from metrics.disposition import COUNTED, DEAD_LETTER, DISPOSITIONS, ID_CONFLICT
+from metrics.disposition import DEAD_LETTER, DISPOSITIONS, ID_CONFLICT
+from metrics.window import DAY_MS
 
 _WRITERS_AT_ONCE = 4
+COUNTS = {"day": "int", "disposition": "string", "records": "bigint", "events": "bigint", "checksum": "bigint"}
+"""Spark types of counts: records and exact events of a day and disposition, and the XOR of the latter's hashes."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +272,7 @@ class Reading:
         rows: Of `batch_layer.rows`, kept by Spark.
         ledger: A row per topic partition and block of offsets, with `read`, the records of the topic partition.
         repairs: `batch_layer.rows.REPAIRED` of the whole range.
+        copies: Of all days; see `copies.find_copies`.
     """
 
     catalog: Catalog
@@ -274,6 +281,7 @@ class Reading:
     rows: DataFrame
     ledger: pl.DataFrame
     repairs: pl.DataFrame
+    copies: pl.Series
 
     @classmethod
     def of(
@@ -286,18 +294,18 @@ class Reading:
             [from_bytes(bytes(row.payload)) for row in whole if row.kind == kind] for kind in (TALLY, REPAIRS)
         )
         ledger = pl.concat(tallies) if tallies else pl.DataFrame()
-        return cls(catalog, planned, lookups, rows, ledger, first_repairs(repairs))
+        return cls(catalog, planned, lookups, rows, ledger, first_repairs(repairs), find_copies(rows))
 
     def events(self, spans: Sequence[tuple[int, int]]) -> DataFrame:
-        """The events of some days (ms) and those that their sessions and alerts may reach; see `exact.events_of`."""
-        near = within("event_time", neighbourhood(self.catalog, spans))
-        return events_of(self.rows.filter(F.col("kind") == EVENT).filter(near), within("event_time", spans))
+        """Payloads of the events of some days (ms), and of those that their sessions and alerts may reach."""
+        days = {day for start, end in spans for day in range(start // DAY_MS, (end - 1) // DAY_MS + 1)}
+        mine = (F.col("kind") == EVENT) & F.col("day").isin([*days])
+        return self.rows.filter(mine).select("topic_partition", "day", "payload")
 
     def exceptions(self, spans: Sequence[tuple[int, int]]) -> DataFrame:
         """The records of some days (ms) that were not counted."""
-        dead = (F.col("kind") == DEAD) & within("record_time", spans)
-        left_out = (F.col("kind") == EVENT) & (F.col("disposition") != COUNTED) & within("event_time", spans)
-        return self.rows.filter(dead | left_out)
+        dead = (F.col("kind") == DEAD) & _within("record_time", spans)
+        return self.rows.filter(dead | ((F.col("kind") == LEFT_OUT) & _within("event_time", spans)))
 
     def states(self, days: Sequence[date]) -> DataFrame:
         """The states of some days, and those of all sessions."""
@@ -310,27 +318,26 @@ class Reading:
 def _computed(read: Reading, days: tuple[date, ...], target: Target) -> dict[date, Day]:
     """Writes all rows of some days and checks that they arrived; returns counts by day."""
     catalog, spans = read.catalog, tuple(day_spans(days))
-    events = read.events(spans).persist()
+    near = read.events(neighbourhood(catalog, spans))
+    counts = _counts(read, days)
+
+    def write(name: str, frame: DataFrame, frames: Frames) -> Counter[str]:
+        written = frame.mapInArrow(Writer(target, frames, f"{days[0]}/{name}"), ddl(WRITTEN)).collect()
+        return sum((Counter({row.table: row.rows}) for row in written), Counter())
+
+    folded = near.mapInArrow(Fold(catalog, spans, read.copies), ddl(FOLDED)).repartition("group", "bucket")
+    watched = watched_events(catalog, near, spans, read.copies).persist()
+    writes: list[tuple[str, DataFrame, Frames]] = [
+        ("expected", read.states(days), ExpectedFrames(catalog, spans)),
+        ("exact", folded, ExactFrames(catalog, spans)),
+        ("exceptions", read.exceptions(spans).coalesce(1), ExceptionFrames(catalog.topic, read.repairs)),
+        *alert_writes(catalog, watched, days, target.connect(), target.database),
+    ]
     try:
-        counts = _counts(read.rows, events, days)
-
-        def write(name: str, frame: DataFrame, frames: Frames) -> Counter[str]:
-            written = frame.mapInArrow(Writer(target, frames, f"{days[0]}/{name}"), ddl(WRITTEN)).collect()
-            return sum((Counter({row.table: row.rows}) for row in written), Counter())
-
-        writes: list[tuple[str, DataFrame, Frames]] = [
-            ("expected", read.states(days), ExpectedFrames(catalog, spans)),
-            *(
-                (f"exact{number}", e.frame, (ItemFrames if e.by_value else StateFrames)(e.group, e.metrics))
-                for number, e in enumerate(exact_states(catalog, events, SessionCut(spans)))
-            ),
-            ("exceptions", read.exceptions(spans).coalesce(1), ExceptionFrames(catalog.topic, read.repairs)),
-            *alert_writes(catalog, events, days, target.connect(), target.database),
-        ]
         with ThreadPoolExecutor(_WRITERS_AT_ONCE) as pool:
             written = sum(pool.map(lambda job: write(*job), writes), Counter())
     finally:
-        events.unpersist()
+        watched.unpersist()
     check_written(target.connect(), target.run_id, days, written)
     return counts
 
@@ -354,37 +361,48 @@ def check_complete(planned: Plan, counts: Mapping[date, Day]) -> None:
             raise WriteError(msg)
 
 
-def _counts(rows: DataFrame, events: DataFrame, days: Sequence[date]) -> dict[date, Day]:
+@dataclass(frozen=True)
+class _Counted:
+    """Counts events by day and disposition; for `mapInArrow` over payloads of whole days."""
+
+    copies: pl.Series
+
+    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for day, payload in zip(batch["day"].to_pylist(), batch["payload"], strict=True):
+                events = with_exact(from_bytes(payload.as_py()), self.copies)
+                checksum = pl.col("identity").filter("exact").bitwise_xor().fill_null(0)
+                counts = events.group_by("disposition").agg(
+                    records=pl.len().cast(pl.Int64),
+                    events=pl.col("exact").sum().cast(pl.Int64),
+                    checksum=checksum.reinterpret(signed=True),
+                )
+                yield from to_batches(counts.with_columns(day=pl.lit(day)), arrow_schema(COUNTS))
+
+
+def _counts(read: Reading, days: Sequence[date]) -> dict[date, Day]:
     """Counts per day, for every day asked for."""
-    of_events = events.filter("inside").select(
-        F.expr("date(timestamp_millis(event_time))").alias("day"),
+    spans = day_spans(days)
+    of_events = read.events(spans).mapInArrow(_Counted(read.copies), ddl(COUNTS))
+    dead = read.rows.filter((F.col("kind") == DEAD) & _within("record_time", spans)).select(
+        F.expr(f"CAST(floor(record_time / {DAY_MS}) AS int)").alias("day"),
         "disposition",
-        "exact",
-        F.xxhash64("event_id", "event_time").alias("identity"),
-    )
-    dead = rows.filter((F.col("kind") == DEAD) & within("record_time", day_spans(days))).select(
-        F.expr("date(timestamp_millis(record_time))").alias("day"),
-        "disposition",
-        F.lit(False).alias("exact"),
-        F.lit(0).cast("long").alias("identity"),
-    )
-    counted = (
-        of_events.unionAll(dead)
-        .groupBy("day", "disposition")
-        .agg(
-            F.count("*").alias("records"),
-            F.expr("count_if(exact)").alias("events"),
-            F.expr("bit_xor(IF(exact, identity, 0L))").alias("checksum"),
-        )
-        .collect()
+        F.lit(1).cast("bigint").alias("records"),
+        F.lit(0).cast("bigint").alias("events"),
+        F.lit(0).cast("bigint").alias("checksum"),
     )
     dispositions = {day: dict.fromkeys(DISPOSITIONS, 0) for day in days}
-    events_by_day, checksums = dict.fromkeys(days, 0), dict.fromkeys(days, 0)
-    for row in counted:
-        dispositions[row.day][row.disposition] += row.records
-        events_by_day[row.day] += row.events
-        checksums[row.day] ^= row.checksum
-    return {day: Day(dispositions[day], events_by_day[day], checksums[day]) for day in days}
+    events, checksums = dict.fromkeys(days, 0), dict.fromkeys(days, 0)
+    for row in of_events.unionByName(dead).collect():
+        day = EPOCH + timedelta(days=row.day)
+        dispositions[day][row.disposition] += row.records
+        events[day] += row.events
+        checksums[day] ^= row.checksum
+    return {day: Day(dispositions[day], events[day], checksums[day]) for day in days}
+
+
+def _within(time: str, spans: Sequence[tuple[int, int]]) -> Column:
+    return F.expr(" OR ".join(f"(`{time}` >= {start}L AND `{time}` < {end}L)" for start, end in spans))
 
 
 def _manifests(

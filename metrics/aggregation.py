@@ -1,11 +1,11 @@
-"""Mergeable aggregations: what a metric keeps of its events, how it is presented, and how Spark computes it exactly.
+"""Mergeable aggregations: what a metric keeps of its events, and how it is presented.
 
 A **state** is a row of `StateColumn`s; `metrics.state` merges states. `prepare` makes one row per key from events. A
 state is presented in ClickHouse, where it is served, by the SQL of `present_sql`. Aggregations are in `metrics.totals`,
 `metrics.by_value` and `metrics.over_time`; `metrics.aggregation_text` reads them from a catalog.
 
-The batch layer keeps exact mergeable states too. For most aggregations these are the same columns, which Spark computes
-by `spark_state`. For aggregations `by_value` it keeps each distinct value with its count, presented by `items_sql`.
+The batch layer keeps exact mergeable states too. For most aggregations these are the same columns. For aggregations
+`by_value` it keeps each distinct value with its count, presented by `items_sql`.
 """
 
 from collections.abc import Sequence
@@ -133,17 +133,6 @@ class Aggregation:
 
     def items_sql(self) -> str:
         """How ClickHouse presents distinct values: an aggregate over rows with the columns `item` and `n`."""
-        raise NotImplementedError
-
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
-        """How Spark computes the state: an aggregate expression for each of its columns; not `by_value`.
-
-        Maps come as lists of (key, value) whose keys may repeat. Columns `event_time` and `place` may be named.
-
-        Args:
-            arguments: The arguments as Spark SQL.
-            taken: Whether an event is selected, as Spark SQL that is never NULL.
-        """
         raise NotImplementedError
 
 

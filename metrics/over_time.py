@@ -46,16 +46,6 @@ class Last(Aggregation):
         """The value itself."""
         return Presented("latest")
 
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
-        """Spark's value at the greatest order."""
-        order = "struct(event_time, place)"
-        given = f"FILTER (WHERE {taken} AND {arguments[0]} IS NOT NULL)"
-        return {
-            "latest": f"max_by({arguments[0]}, {order}) {given}",
-            "latest_place": f"coalesce(max_by(place, {order}) {given}, -1L)",
-            "latest_at": f"coalesce(max(event_time) {given}, -1L)",
-        }
-
 
 @dataclass(frozen=True)
 class Level(Aggregation):
@@ -105,12 +95,3 @@ class Level(Aggregation):
         start = f"if(empty(mapKeys(levels)), CAST(0 AS {self.value_type}), levels[{last_set}])"
         later = f"arraySum((at, change) -> if(at > {last_set}, change, 0), mapKeys(changes), mapValues(changes))"
         return Presented(f"CAST({start} + {later} AS {self.value_type})")
-
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
-        """Lists of (time, value) to be merged."""
-
-        def collected(value: str) -> str:
-            entry = f"struct(event_time AS key, CAST({value} AS decimal({DECIMAL_DIGITS},{self.scale})) AS value)"
-            return f"collect_list({entry}) FILTER (WHERE {taken} AND {value} IS NOT NULL)"
-
-        return {"levels": collected(arguments[0]), "changes": collected(arguments[1])}

@@ -1,6 +1,5 @@
 """Aggregations whose state is a few numbers: count, sum, mean, min, max and standard deviation."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -37,10 +36,6 @@ def check_total(name: str, argument: Expression) -> None:
         raise ValueError(msg)
 
 
-def _when(taken: str, value: str) -> str:
-    return f"CASE WHEN {taken} THEN {value} END"
-
-
 @dataclass(frozen=True)
 class Count(Aggregation):
     """The number of events."""
@@ -61,10 +56,6 @@ class Count(Aggregation):
     def present_sql(self) -> Presented:
         """The counter itself."""
         return Presented("count")
-
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:  # noqa: ARG002 - has none
-        """Counts what is taken."""
-        return {"count": f"count_if({taken})"}
 
 
 class _Total(Aggregation):
@@ -95,17 +86,6 @@ class _Total(Aggregation):
             return (argument.sum(), argument.abs().sum())
         return (argument.cast(pl.Decimal(DECIMAL_DIGITS, self.type.scale)).sum(),)
 
-    def spark_totals(self, argument: str, taken: str) -> dict[str, str]:
-        if self.is_float:
-            return {
-                "total": f"coalesce(sum({_when(taken, argument)}), 0D)",
-                "magnitude": f"coalesce(sum({_when(taken, f'abs({argument})')}), 0D)",
-            }
-        kind = f"decimal({DECIMAL_DIGITS},{self.type.scale})"
-        # cast first: a sum of bigints would overflow
-        total = f"sum({_when(taken, f'CAST({argument} AS {kind})')})"
-        return {"total": f"coalesce(CAST({total} AS {kind}), CAST(0 AS {kind}))"}
-
 
 @dataclass(frozen=True)
 class Sum(_Total):
@@ -132,10 +112,6 @@ class Sum(_Total):
         """The total itself."""
         return Presented("total")
 
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
-        """Spark's sum."""
-        return self.spark_totals(arguments[0], taken)
-
 
 @dataclass(frozen=True)
 class Mean(_Total):
@@ -158,10 +134,6 @@ class Mean(_Total):
     def present_sql(self) -> Presented:
         """One division."""
         return Presented("if(number = 0, NULL, toFloat64(total) / number)")
-
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
-        """Spark's sum and count."""
-        return self.spark_totals(arguments[0], taken) | {"number": f"count({_when(taken, arguments[0])})"}
 
 
 @dataclass(frozen=True)
@@ -191,10 +163,6 @@ class _Extreme(Aggregation):
     def present_sql(self) -> Presented:
         """The value itself."""
         return Presented(self.column)
-
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
-        """Spark's own."""
-        return {self.column: f"{self.merge}({_when(taken, arguments[0])})"}
 
 
 @dataclass(frozen=True)
@@ -249,12 +217,3 @@ class Stddev(Aggregation):
     def present_sql(self) -> Presented:
         """The root of the unbiased variance."""
         return Presented("if(number < 2, NULL, sqrt(squares / (number - 1)))")
-
-    def spark_state(self, arguments: Sequence[str], taken: str) -> dict[str, str]:
-        """Spark's variance, which merges by the same formula."""
-        value = _when(taken, f"CAST({arguments[0]} AS double)")
-        return {
-            "squares": f"coalesce(var_pop({value}) * count({value}), 0D)",
-            "mean": f"coalesce(avg({value}), 0D)",
-            "number": f"count({value})",
-        }

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -17,8 +18,11 @@ from batch_layer.publish import ExceptionFrames
 from batch_layer.rows import (
     DEAD,
     EVENT,
+    IDS,
+    LEFT_OUT,
     REPAIRED,
     REPAIRS,
+    ROW,
     STATES,
     TALLY,
     Pass,
@@ -26,7 +30,6 @@ from batch_layer.rows import (
     day_spans,
     from_bytes,
     merged_states,
-    row_schema,
     used_fields,
 )
 from infra.catalog_file import load_catalog
@@ -78,13 +81,19 @@ def rows_of(  # noqa: PLR0913, PLR0917 - of a test
     ranges = (ReadRange(0, 0, start, len(log), 0, len(log), 0),)
     numbers = pa.RecordBatch.from_pydict({"id": [0]})
     made = Pass(catalog, ranges, tuple(days), read)([numbers])
-    found = pl.from_arrow(pa.Table.from_batches(list(made), arrow_schema(row_schema(catalog))))
+    found = pl.from_arrow(pa.Table.from_batches(list(made), arrow_schema(ROW)))
     assert isinstance(found, pl.DataFrame)
     return found
 
 
+def events(rows: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat([from_bytes(payload) for payload in rows.filter(pl.col("kind") == EVENT)["payload"]])
+
+
 def dispositions(rows: pl.DataFrame) -> list[tuple[int, str]]:
-    return rows.filter(pl.col("kind").is_in([EVENT, DEAD])).sort("offset").select("offset", "disposition").rows()
+    dead = rows.filter(pl.col("kind") == DEAD)
+    found = [part.select("offset", "disposition") for part in (events(rows), dead)]
+    return pl.concat(found).sort("offset").rows()
 
 
 def tally(rows: pl.DataFrame) -> dict[str, Any]:
@@ -144,7 +153,8 @@ def test_states_hold_what_was_counted_on_the_day():
 
 
 def test_events_carry_the_fields_that_metrics_use_as_their_types():
-    rows = rows_of(LOG).filter(pl.col("kind") == EVENT).sort("offset")
+    rows = events(rows_of(LOG)).sort("offset")
+    assert rows.schema["f_user_id"] == pl.String
     assert rows["f_event"].to_list()[:2] == ["purchase", "view"]
     assert rows["f_acquisition_channel"].to_list()[:2] == ["ads", "ads"]
 
@@ -152,6 +162,14 @@ def test_events_carry_the_fields_that_metrics_use_as_their_types():
 def test_a_pass_without_records_of_the_day_yields_a_tally_alone():
     rows = rows_of(LOG, days=[date(2024, 3, 1)])
     assert rows["kind"].to_list() == [TALLY]
+
+
+def test_events_with_the_same_id_and_time_have_the_same_hash_wherever_they_stand():
+    held = events(rows_of(LOG)).sort("offset")["identity"].to_list()
+    assert held[0] == held[2]
+    assert len(set(held)) == len(held) - 1
+    hashes = [np.frombuffer(payload, np.uint64) for payload in rows_of(LOG).filter(pl.col("kind") == IDS)["payload"]]
+    assert sorted(np.concatenate(hashes).tolist()) == sorted(held)
 
 
 def test_of_the_events_that_name_a_dead_letter_the_first_repairs_it_whatever_their_day():
@@ -165,7 +183,7 @@ def test_of_the_events_that_name_a_dead_letter_the_first_repairs_it_whatever_the
 
 
 def test_a_dead_letter_alone_is_named_as_repaired():
-    rows = rows_of(LOG).filter(pl.col("kind").is_in([EVENT, DEAD]) & (pl.col("disposition") != "counted"))
+    rows = rows_of(LOG).filter(pl.col("kind").is_in([LEFT_OUT, DEAD]))
     repairs = pl.DataFrame([(0, 3, 9), (0, 5, 10)], schema=REPAIRED, orient="row")
     ((table, frame),) = ExceptionFrames("clicks", repairs)(rows)
     assert table == "batch_exceptions"
@@ -179,7 +197,6 @@ def test_a_dead_letter_alone_is_named_as_repaired():
 
 def test_columns_are_the_fields_that_conditions_arguments_and_dimensions_name():
     assert [field.name for field in used_fields(CATALOG)] == ["event", "user_id", "acquisition_channel"]
-    assert row_schema(CATALOG)["f_user_id"] == "string"
     assert used_fields(replace(CATALOG, metrics=CATALOG.metrics[:1])) == ()
     assert [field.name for field in used_fields(sessions())] == ["user_id"]
 
@@ -193,8 +210,7 @@ def test_events_that_a_session_may_reach_are_neighbours_and_folded():
     times = [-9_000_001, -9_000_000, -600_000, 0, DAY_MS - 1, DAY_MS, DAY_MS + 1]
     log = [(START + time, event(f"e{n}", START + time)) for n, time in enumerate(times)]
     rows = rows_of(log, catalog=sessions())
-    kinds = rows.filter(pl.col("event_id").is_not_null()).sort("offset").select("offset", "kind").rows()
-    assert kinds == [(offset, EVENT) for offset in range(1, 6)]
+    assert events(rows).sort("offset")["offset"].to_list() == [*range(1, 6)]
     (group,) = groups(sessions())
     states = merged_states(group, rows.filter(pl.col("kind") == STATES)["payload"].to_list())
     assert states["slice_start"].sort().to_list() == [START + time for time in times[1:-1]]

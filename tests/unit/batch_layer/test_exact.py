@@ -1,4 +1,4 @@
-"""Exact states by Spark against states of the same events by polars, with neither a log nor ClickHouse."""
+"""Exact states from many parts against states of all events at once, with neither Spark, a log nor ClickHouse."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,34 +10,22 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from batch_log import DAY_MS, DAYS, FIRST_DAY, HOUR_MS, PARTITIONS, START, records, write_catalog
-from pyspark.sql import DataFrame, SparkSession
 
 from batch_layer import exact
-from batch_layer import sessions as batch_sessions
-from batch_layer.exact import READINGS, events_of, exact_states, within
-from batch_layer.job import spark_session
+from batch_layer.copies import later_copies, with_exact
+from batch_layer.exact import READINGS, Fold, of_days
 from batch_layer.log_reader import Records
 from batch_layer.manifest import ReadRange, lookback_ms
-from batch_layer.publish import ExpectedFrames, ItemFrames, StateFrames
-from batch_layer.rows import EVENT, STATES, Pass, arrow_schema, day_spans, neighbourhood, row_schema
-from batch_layer.sessions import SessionCut, of_days
-from infra.settings import Settings
+from batch_layer.publish import ExactFrames, ExpectedFrames
+from batch_layer.rows import EVENT, ROW, STATES, Pass, arrow_schema, day_spans, from_bytes, neighbourhood
 from metrics.aggregation import Aggregation
 from metrics.catalog import Catalog, Metric
 from metrics.disposition import COUNTED, ID_CONFLICT, LATE
 from metrics.fold import Group, groups, metric_rows, partial_states, selected, session_rows
-from metrics.over_time import Last
 from metrics.reference import Record
 from metrics.session import assign_sessions
-from metrics.totals import Count, Stddev, Sum
 
 Tables = dict[str, pl.DataFrame]
-
-
-@pytest.fixture(scope="module")
-def session(settings: Settings) -> Iterator[SparkSession]:
-    with spark_session(settings, 10_000) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -55,34 +43,39 @@ def passed(catalog: Catalog, log: Sequence[Record], days: Sequence[date]) -> pa.
         ranges = (ReadRange(number, 0, 0, len(of), 0, len(of), 0),)
         made = Pass(catalog, ranges, tuple(days), lambda *_, columns=columns: iter([Records(*columns)]))
         found += list(made.rows(ranges[0]))
-    return pa.Table.from_batches(found, arrow_schema(row_schema(catalog)))
+    return pa.Table.from_batches(found, arrow_schema(ROW))
 
 
 def tables(frames: Any, rows: pl.DataFrame) -> Tables:
     return dict(frames(rows))
 
 
-def written(session: SparkSession, catalog: Catalog, rows: pa.Table, days: Sequence[date]) -> Tables:
+def events_in(rows: pa.Table) -> pl.DataFrame:
+    """The events of a pass."""
+    frame = pl.DataFrame(pl.from_arrow(rows)).filter(pl.col("kind") == EVENT)
+    return pl.concat([from_bytes(payload) for payload in frame["payload"]])
+
+
+def written(catalog: Catalog, rows: pa.Table, days: Sequence[date]) -> Tables:
     """What a run would write into `batch_<m>`."""
-    listed = session.createDataFrame(rows).filter(f"kind = '{EVENT}'")
-    events = events_of(listed, within("event_time", day_spans(days))).persist()
+    spans = tuple(day_spans(days))
+    events = events_in(rows)
+    repeated = events.filter(pl.col("identity").is_duplicated())
+    fold = Fold(catalog, spans, later_copies(repeated))
+    payloads = pl.DataFrame(pl.from_arrow(rows)).filter(pl.col("kind") == EVENT).select("topic_partition", "payload")
+    # each partition in a task of its own
+    tasks = (fold(of.to_arrow().to_batches()) for of in payloads.partition_by("topic_partition"))
+    folded = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch for task in tasks for batch in task])))
     found: Tables = {}
-    for made in exact_states(catalog, events, SessionCut(tuple(day_spans(days)))):
-        kind = ItemFrames if made.by_value else StateFrames
-        found |= tables(kind(made.group, made.metrics), polars_of(made.frame))
-    events.unpersist()
-    return found
-
-
-def polars_of(frame: DataFrame) -> pl.DataFrame:
-    found = pl.from_arrow(frame.toArrow())
-    assert isinstance(found, pl.DataFrame)
+    for bucket in folded.partition_by("group", "bucket"):
+        for name, frame in ExactFrames(catalog, spans)(bucket):
+            found[name] = pl.concat([found[name], frame]) if name in found else frame
     return found
 
 
 def readings(rows: pa.Table) -> Tables:
     """The events of each reading, by polars."""
-    events = pl.DataFrame(pl.from_arrow(rows)).filter(pl.col("kind") == EVENT)
+    events = events_in(rows)
     copies = events.filter(pl.col("disposition") != ID_CONFLICT).sort("topic_partition", "offset")
     return {
         "exact": copies.unique(["event_id", "event_time"], keep="first", maintain_order=True),
@@ -168,8 +161,8 @@ def rows(catalog: Catalog, log: list[Record]) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def found(session: SparkSession, catalog: Catalog, rows: pa.Table) -> Tables:
-    return written(session, catalog, rows, DAYS)
+def found(catalog: Catalog, rows: pa.Table) -> Tables:
+    return written(catalog, rows, DAYS)
 
 
 def test_every_reading_of_every_metric_is_what_polars_folds_of_its_events(
@@ -181,34 +174,23 @@ def test_every_reading_of_every_metric_is_what_polars_folds_of_its_events(
     assert found["batch_events"].group_by("reading").agg(pl.col("events").sum())["events"].n_unique() == 3
 
 
-_STATES = {kind: kind.spark_state for kind in (Count, Last, Stddev)}
-_ASSIGN = batch_sessions._Assign
+def without(reading: str) -> Callable[..., Iterator[tuple[str, pl.DataFrame]]]:
+    return lambda events: ((name, part) for name, part in _PARTS(events) if name != reading)
 
 
-def replaced(old: str, new: str) -> Callable[..., dict[str, str]]:
-    """`spark_state` with other words in its SQL."""
-    return lambda agg, *given: {name: sql.replace(old, new) for name, sql in _STATES[type(agg)](agg, *given).items()}
-
-
+_PARTS = exact.parts
+NONE = pl.Series([], dtype=pl.Int64)
 PLANTED: dict[str, tuple[str, Any, str, Any]] = {
-    "a count of another condition": ("events", Count, "spark_state", replaced("count_if(", "count_if(NOT ")),
-    "a sum of what is not taken": (
-        "prices",
-        Sum,
-        "spark_state",
-        lambda agg, arguments, _: agg.spark_totals(arguments[0], "true"),
+    "copies that are taken for the first": (
+        "events",
+        exact,
+        "with_exact",
+        lambda events, _: with_exact(events, NONE),
     ),
-    "squares of a sample": ("spread", Stddev, "spark_state", replaced("var_pop", "var_samp")),
-    "the first for the last": ("latest", Last, "spark_state", replaced("max", "min")),
-    "NULL taken for zero": ("price_p90", exact, "_item", lambda _: "coalesce(f_price, 0D)"),
-    "a condition that is not asked": ("least", exact, "_condition", lambda _: "true"),
-    "late events among those counted": ("by_kind", exact, "READINGS", READINGS | {"counted": READINGS["with_late"]}),
-    "sessions with another gap": (
-        "visits",
-        batch_sessions,
-        "_Assign",
-        lambda keys, window, spans: _ASSIGN(keys, replace(window, gap=window.gap / 2), spans),
-    ),
+    "late events left out": ("by_kind", exact, "parts", without("with_late")),
+    "late events among those counted": ("by_kind", exact, "LATE", COUNTED),
+    "sessions of other days": ("visits", exact, "of_days", lambda _: pl.lit(value=True)),
+    "values without those that some readings lack": ("visit_items", exact, "parts", without("exact")),
 }
 """By what is planted: the metric that shows it, and what stands where instead."""
 
@@ -219,20 +201,18 @@ def of_planted(catalog: Catalog, *names: str) -> tuple[Catalog, pa.Table]:
     return only, passed(only, records(seed=2, count=600), DAYS)
 
 
-def test_nothing_is_found_where_nothing_is_planted(session: SparkSession, catalog: Catalog):
+def test_nothing_is_found_where_nothing_is_planted(catalog: Catalog):
     only, rows = of_planted(catalog, *(name for name, *_ in PLANTED.values()))
-    check(only, written(session, only, rows, DAYS), rows, DAYS)
+    check(only, written(only, rows, DAYS), rows, DAYS)
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_a_difference_planted_in_spark_is_found(
-    session: SparkSession, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, planted: str
-):
+def test_a_planted_difference_is_found(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, planted: str):
     name, where, what, difference = PLANTED[planted]
     only, rows = of_planted(catalog, name)
     monkeypatch.setattr(where, what, difference)
     with pytest.raises(AssertionError, match=name):
-        check(only, written(session, only, rows, DAYS), rows, DAYS)
+        check(only, written(only, rows, DAYS), rows, DAYS)
 
 
 def test_the_expected_states_are_those_of_the_reading_counted(catalog: Catalog, rows: pa.Table, found: Tables):
@@ -247,10 +227,8 @@ def test_the_expected_states_are_those_of_the_reading_counted(catalog: Catalog, 
             assert plain(expected[f"expected_{metric.name}"], names) == plain(exact, names), metric.name
 
 
-def test_a_day_alone_gives_the_same_bytes_as_among_others(
-    session: SparkSession, catalog: Catalog, log: list[Record], found: Tables
-):
-    alone = written(session, catalog, passed(catalog, log, DAYS[1:2]), DAYS[1:2])
+def test_a_day_alone_gives_the_same_bytes_as_among_others(catalog: Catalog, log: list[Record], found: Tables):
+    alone = written(catalog, passed(catalog, log, DAYS[1:2]), DAYS[1:2])
     for name, frame in found.items():
         of_day = frame.filter(pl.col("partition") == DAYS[1])
         assert of_day.equals(alone[name], null_equal=True), name
@@ -262,11 +240,9 @@ def event(offset: int, name: str, moment: int, *, sent: int | None = None) -> Re
     return Record(0, offset, moment if sent is None else sent, body.encode())
 
 
-def sessions(
-    session: SparkSession, catalog: Catalog, log: Sequence[Record], days: Sequence[date]
-) -> list[dict[str, Any]]:
+def sessions(catalog: Catalog, log: Sequence[Record], days: Sequence[date]) -> list[dict[str, Any]]:
     only = replace(catalog, metrics=tuple(metric for metric in catalog.metrics if metric.name == "visits"))
-    frame = written(session, only, passed(only, log, days), days)["batch_visits"]
+    frame = written(only, passed(only, log, days), days)["batch_visits"]
     columns = ["partition", "window_start", "window_end", "length_ms", "session_key", "country", "events"]
     times = pl.col("window_start", "window_end").dt.epoch("ms") - START
     return frame.filter(pl.col("reading") == "exact").select(columns).with_columns(times).to_dicts()
@@ -277,47 +253,43 @@ def visit(day: date, start: int, end: int, length: int, events: int) -> dict[str
     return {"partition": day, **times, "session_key": "u", "country": "DE", "events": events}
 
 
-def test_a_session_over_midnight_belongs_to_the_day_on_which_it_ends(session: SparkSession, catalog: Catalog):
+def test_a_session_over_midnight_belongs_to_the_day_on_which_it_ends(catalog: Catalog):
     minute = 60_000
     log = [event(n, f"e{n}", START + DAY_MS + at * minute) for n, at in enumerate([-70, -20, 10, 50])]
     second = FIRST_DAY + timedelta(days=1)
     whole = visit(second, DAY_MS - 70 * minute, DAY_MS + 110 * minute, 120 * minute, 4)
-    assert sessions(session, catalog, log, [FIRST_DAY, second]) == [whole]
-    assert sessions(session, catalog, log, [second]) == [whole]
+    assert sessions(catalog, log, [FIRST_DAY, second]) == [whole]
+    assert sessions(catalog, log, [second]) == [whole]
 
 
-def test_a_session_whose_gap_is_over_at_midnight_belongs_to_the_day_before(session: SparkSession, catalog: Catalog):
+def test_a_session_whose_gap_is_over_at_midnight_belongs_to_the_day_before(catalog: Catalog):
     log = [event(0, "a", START + DAY_MS - HOUR_MS), event(1, "b", START + DAY_MS)]
     second = FIRST_DAY + timedelta(days=1)
     before, after = visit(FIRST_DAY, DAY_MS - HOUR_MS, DAY_MS, 0, 1), visit(second, DAY_MS, DAY_MS + HOUR_MS, 0, 1)
-    assert sessions(session, catalog, log, [FIRST_DAY]) == [before]
-    assert sessions(session, catalog, log, [second]) == [after]
+    assert sessions(catalog, log, [FIRST_DAY]) == [before]
+    assert sessions(catalog, log, [second]) == [after]
 
 
-def test_a_session_cut_at_midnight_is_found_though_the_next_begins_on_another_day(
-    session: SparkSession, catalog: Catalog
-):
+def test_a_session_cut_at_midnight_is_found_though_the_next_begins_on_another_day(catalog: Catalog):
     half = HOUR_MS // 2
     log = [event(n, f"e{n}", START + DAY_MS + (n - 6) * half) for n in range(9)]
     second = FIRST_DAY + timedelta(days=1)
     cut = visit(FIRST_DAY, DAY_MS - 6 * half, DAY_MS, 5 * half, 6)
-    assert sessions(session, catalog, log, [FIRST_DAY]) == [cut]
+    assert sessions(catalog, log, [FIRST_DAY]) == [cut]
     rest = visit(second, DAY_MS, DAY_MS + 4 * half, 2 * half, 3)
-    assert sessions(session, catalog, log, [second]) == [rest]
+    assert sessions(catalog, log, [second]) == [rest]
 
 
-def test_events_before_the_days_decide_where_a_session_is_cut(session: SparkSession, catalog: Catalog):
+def test_events_before_the_days_decide_where_a_session_is_cut(catalog: Catalog):
     half = HOUR_MS // 2
     log = [event(n, f"e{n}", START + DAY_MS + (n - 8) * half) for n in range(12)]
     second = FIRST_DAY + timedelta(days=1)
     first = visit(second, DAY_MS - 2 * half, DAY_MS + 5 * half, 5 * half, 6)
-    assert sessions(session, catalog, log, [second]) == [first]
-    assert sessions(session, catalog, log, [FIRST_DAY]) == [
-        visit(FIRST_DAY, DAY_MS - 8 * half, DAY_MS - 2 * half, 5 * half, 6)
-    ]
+    assert sessions(catalog, log, [second]) == [first]
+    assert sessions(catalog, log, [FIRST_DAY]) == [visit(FIRST_DAY, DAY_MS - 8 * half, DAY_MS - 2 * half, 5 * half, 6)]
 
 
-def test_each_reading_has_its_own_sessions(session: SparkSession, catalog: Catalog):
+def test_each_reading_has_its_own_sessions(catalog: Catalog):
     late = START + 45 * 60_000
     log = [
         event(0, "a", START),
@@ -326,7 +298,7 @@ def test_each_reading_has_its_own_sessions(session: SparkSession, catalog: Catal
         event(3, "late", late, sent=late + 3 * HOUR_MS),
     ]
     only = replace(catalog, metrics=tuple(metric for metric in catalog.metrics if metric.name == "visits"))
-    frame = written(session, only, passed(only, log, [FIRST_DAY]), [FIRST_DAY])["batch_visits"]
+    frame = written(only, passed(only, log, [FIRST_DAY]), [FIRST_DAY])["batch_visits"]
     found = frame.group_by("reading", maintain_order=True).agg("length_ms", "events").rows()
     assert found == [
         ("counted", [0, 0], [1, 1]),
