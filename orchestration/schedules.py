@@ -97,7 +97,7 @@ def stale_days_sensor(settings: Settings, source: SourceFile, job: UnresolvedAss
     @dg.sensor(
         name=f"{source.name}_stale_days",
         job=job,
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=300,  # it looks at an index that is brought up to date every hour
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Recomputes published days of `{source.name}` for which late events came; at most {DAYS_PER_HOUR} "
         "days an hour.",
@@ -130,7 +130,7 @@ def speed_lag_sensor(settings: Settings, source: SourceFile, job: UnresolvedAsse
     @dg.sensor(
         name=f"{source.name}_speed_lag",
         job=job,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Says when the speed layer of `{source.name}` falls behind the log, and when it has caught up.",
     )
