@@ -9,7 +9,7 @@ from pyspark.sql import SparkSession
 
 from batch_layer.job import spark_session
 from batch_layer.planning import plan_days
-from batch_layer.run import PartitionResult, run
+from batch_layer.run import PartitionResult, compute
 from batch_layer.tasks import Told
 from infra.settings import Settings
 from metrics.catalog import Catalog
@@ -54,8 +54,8 @@ def run_all(
             return opened.enter_context(session_of(settings, most))
 
         results = []
-        for catalog in catalogs:
+        for catalog, plan in zip(catalogs, plans, strict=True):
             shared = lambda *_: nullcontext(session())  # noqa: E731 - opened by the first run that gets so far
-            results.append(run(settings, catalog, days, allow_open=allow_open, session_of=shared, told=told))
+            results.append(compute(settings, catalog, plan, session_of=shared, told=told))
             session().catalog.clearCache()  # what was kept for one source is of no use to the next
         return results
