@@ -241,6 +241,10 @@ class Seed:
             "ranges": ranges,
             "dispositions": dispositions,
             "events": events,
+            "indexed": {
+                "events": sum(n for name, n in dispositions.items() if name != "dead_letter"),
+                "dead_letters": dispositions["dead_letter"],
+            },
             "outside": 0,
             "wall_seconds": 1.5,
             "code_version": "0.1.0",
