@@ -38,6 +38,7 @@ from metrics.expression import FieldType
 from metrics.window import milliseconds
 from serving.alert_tables import BATCH_ALERTS
 from serving.days import Days, table
+from serving.readings import is_of
 
 PART = "part"
 """Where a stretch of time begins (ms) that is judged by itself, of an alert without a key."""
@@ -203,7 +204,7 @@ def opening_level(client: Client, database: str, catalog: Catalog, alert: Alert,
         "if(empty(times), -1, arrayMax(times)) AS changed_at, "
         f"CAST(arraySum(at -> changes[at], times) AS {kind}) AS change\n"
         f"FROM (SELECT {''.join(f's.{name} AS {name}, ' for name in dims)}s.partition AS day, {merged} "
-        f"FROM {table(database, f'batch_{metric.name}')} AS s WHERE s.reading = 'exact' "
+        f"FROM {table(database, f'batch_{metric.name}')} AS s WHERE {is_of('exact', 's.reading')} "
         "AND s.metric_version = {version:String} AND (s.partition, s.run_id) IN ("
         f"SELECT partition, run_id FROM ({Days(database, metric.versions).published}) "
         "WHERE partition < {last:Date} AND NOT has({days:Array(Date)}, partition)) "

@@ -1,11 +1,11 @@
-"""Exact states: for each slice or session and dimensions, three readings of each metric.
+"""Exact states: for each slice or session and dimensions, three readings of each metric; see `serving.readings`.
 
 `exact` takes every well-formed event once: the first copy by (event id, event time) over all topic partitions, in the
 order of topic partition and offset, and no id_conflict. `with_late` takes what was counted or late, `counted` what the
 speed layer counted. The differences between the three are what the causes explain.
 
 Nearly every event is in all three readings. So each task folds these once, and for each reading the others it takes;
-`Readings` puts a reading together where both have come from all tasks.
+`Readings` merges what has come from all tasks, and takes apart only the rows that have an event which not all take.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,12 +22,7 @@ from metrics.catalog import Catalog, Metric
 from metrics.disposition import COUNTED, LATE
 from metrics.fold import Group, groups, merge_states, metric_rows, partial_states, selected, session_rows
 from metrics.session import SESSION_COLUMNS, assign_sessions
-
-READINGS = ("exact", "with_late", "counted")
-"""The readings; also the Boolean columns that say which of them take an event."""
-
-ALL = "all"
-"""Stands for all readings."""
+from serving.readings import ALL, READINGS
 
 SESSION_TIMES = tuple(name for name in SESSION_COLUMNS if name != "chain_events")
 """What names a session besides its key."""
@@ -229,9 +224,8 @@ class Readings:
         return sessions.group_by(*SESSION_TIMES, *group.dimensions, ITEM).agg(pl.col("n").sum())
 
     def _read(self, common: pl.DataFrame, apart: Mapping[str, pl.DataFrame], shown: OfRows) -> pl.DataFrame:
-        alike = shown(common)
-        named = [(reading, alike) for reading in READINGS] + [(reading, shown(rows)) for reading, rows in apart.items()]
-        return pl.concat([frame.with_columns(reading=pl.lit(reading)) for reading, frame in named])
+        others = pl.concat([shown(rows).with_columns(reading=pl.lit(reading)) for reading, rows in apart.items()])
+        return pl.concat([shown(common).with_columns(reading=pl.lit(ALL)), brought_together(others)])
 
 
 def taken_apart(
@@ -253,6 +247,19 @@ def taken_apart(
     mixed = common.join(touched, on=keys, how="semi")
     apart = {reading: merged(pl.concat([mixed, rows])) for reading, rows in others.items()}
     return common.join(touched, on=keys, how="anti"), apart
+
+
+def brought_together(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows that are the same in all readings, once.
+
+    A key whose events not all readings take has rows that these events do not touch; how many depends on what else was
+    computed, and the rows of a day must not.
+    """
+    marked = rows.with_columns(_row=rows.drop("reading").hash_rows())
+    alike = marked.group_by("_row").len().filter(pl.col("len") == len(READINGS))
+    once = marked.join(alike, on="_row", how="semi").filter(pl.col("reading") == READINGS[0])
+    apart = marked.join(alike, on="_row", how="anti")
+    return pl.concat([once.with_columns(reading=pl.lit(ALL)), apart]).drop("_row")
 
 
 def of_days(spans: Sequence[tuple[int, int]]) -> pl.Expr:

@@ -19,6 +19,7 @@ from reconciliation.evidence import (
     Publication,
     read_manifest,
 )
+from serving.readings import is_of
 
 LARGEST_EXCEPTIONS = 100_000
 """Records that one report names per day; beyond that it says how many there are."""
@@ -157,7 +158,7 @@ def counts(query: Query, database: str, day: date, run_id: str, metric: Metric) 
         "SELECT toInt64(sum(e.exact)) AS exact, toInt64(sum(e.expected)) AS expected,"
         " toInt64(sum(e.published)) AS published FROM (\n"
         "SELECT sum(events) AS exact, toUInt64(0) AS expected, toUInt64(0) AS published"
-        f" FROM {_table(database, f'batch_{metric.name}')} WHERE {of_run} AND reading = 'exact'\nUNION ALL\n"
+        f" FROM {_table(database, f'batch_{metric.name}')} WHERE {of_run} AND {is_of('exact', 'reading')}\nUNION ALL\n"
         f"SELECT 0, sum(events), 0 FROM {_table(database, f'expected_{metric.name}')} WHERE {of_run}\nUNION ALL\n"
         f"SELECT 0, 0, sum(events) FROM {_table(database, f'speed_{metric.name}')} FINAL"
         " WHERE metric_version = {version:String}"

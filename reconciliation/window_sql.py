@@ -19,6 +19,7 @@ from metrics.window import SlidingWindow
 from reconciliation import rows_sql
 from reconciliation.rows_sql import READERS
 from serving.presented import presented, presented_items
+from serving.readings import each
 
 LARGEST_FLOAT = "1e300"
 """Floats beyond it, and what is no number, read as 0: a sum of them would be no number."""
@@ -177,7 +178,7 @@ def _relations(metric: Metric, grain: str, database: str) -> list[str]:
     states = [*place, *(f"r.{quote(name)} AS {quote(name)}" for name in rows_sql.states(metric))]
     speed = rows_sql.speed(metric, database, ["'speed' AS reading", *states])
     expected = rows_sql.expected(metric, database, ["'expected' AS reading", *states])
-    reading = "CAST(r.reading AS String) AS reading"
+    reading = f"{each('r.reading')} AS reading"
     if metric.agg.by_value:
         items = rows_sql.batch(metric, database, [reading, *place, "r.item AS item", "r.n AS n"])
         return [

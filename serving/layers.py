@@ -12,6 +12,7 @@ from metrics.window import GlobalWindow, SessionWindow, milliseconds
 from serving import window_sql
 from serving.days import Days, table, text
 from serving.presented import dimensions, keys, presented, presented_items
+from serving.readings import is_of
 
 # what a row of `served` is made of: the value that is served where the day is certified, or in part; what speed shows
 # where that is not served, only compared; what speed shows and is served
@@ -155,7 +156,7 @@ def _batch_rows(metric: Metric, days: Days, *, certified: bool) -> str:
     return (
         f"{table(days.database, f'batch_{metric.name}')} AS t\n"
         f"INNER JOIN (\n{published}\n) AS p ON t.partition = p.partition AND t.run_id = p.run_id\n"
-        f"WHERE t.metric_version = {text(metric.metric_version)} AND t.reading = 'exact'"
+        f"WHERE t.metric_version = {text(metric.metric_version)} AND {is_of('exact', 't.reading')}"
     )
 
 

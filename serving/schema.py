@@ -39,10 +39,10 @@ def metric_tables(metric: Metric) -> tuple[Table, Table, Table]:
     """`speed_<m>`, `expected_<m>` and `batch_<m>` of one metric.
 
     `speed_<m>` and `expected_<m>` hold one row per (metric_version, slice_start, dimensions) with `events`, the number
-    of events folded, and the aggregation's state columns. `batch_<m>` holds exact slices, once per `reading`: `exact`
-    counts every well-formed event once, `counted` only those the speed layer counted, `with_late` those and the late
-    ones. It has the same columns; where the aggregation is `by_value` it has a row per distinct value instead, with
-    `item` and `n`, how many events have it.
+    of events folded, and the aggregation's state columns. `batch_<m>` holds exact slices by `reading`: `exact` counts
+    every well-formed event once, `counted` only those the speed layer counted, `with_late` those and the late ones;
+    `all` stands for the three where they are the same. It has the same columns; where the aggregation is `by_value` it
+    has a row per distinct value instead, with `item` and `n`, how many events have it.
 
     Of sessions, `window_start`, `window_end`, `length_ms` (from the first event to the last) and `session_key` stand
     instead of `slice_start`. `speed_<m>` then also has `chain_events`, the events of all sessions that follow one

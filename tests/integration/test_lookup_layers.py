@@ -26,6 +26,7 @@ from reconciliation.result import PartitionReconciliation
 from serving import schema
 from serving.lookup_archive import Archive, Gap, LookupTopicError, archived_records, gaps
 from serving.lookup_positions import recorded
+from serving.readings import is_of
 from speed_layer.lookup_spans import SpansRead, SpanTable
 from speed_layer.lookups import PartitionLookups, _versions_of
 from speed_layer.main import run as speed
@@ -189,7 +190,9 @@ def test_events_are_joined_with_the_version_that_was_valid_and_late_versions_are
     ]
 
     (first,) = batch(stack, source, [DAY])
-    assert segments(stack, source, "batch_by_segment", f"{of_run(first.run_id)} AND reading = 'exact'") == live
+    assert (
+        segments(stack, source, "batch_by_segment", f"{of_run(first.run_id)} AND {is_of('exact', 'reading')}") == live
+    )
     assert _result(stack, source).causes["lookup_lag"] == 0
 
     # versions that were valid while events happened, but come after they have been read
@@ -199,7 +202,7 @@ def test_events_are_joined_with_the_version_that_was_valid_and_late_versions_are
     known = expected_segments(numbers, FIRST + LATE)
     assert known != live
     for reading in ("exact", "with_late", "counted"):
-        where = f"{of_run(second.run_id)} AND reading = '{reading}'"
+        where = f"{of_run(second.run_id)} AND {is_of(reading, 'reading')}"
         assert segments(stack, source, "batch_by_segment", where) == known
     assert segments(stack, source, "expected_by_segment", of_run(second.run_id)) == live
     result = _result(stack, source)

@@ -13,7 +13,7 @@ from batch_log import DAY_MS, DAYS, FIRST_DAY, HOUR_MS, PARTITIONS, START, recor
 
 from batch_layer import exact
 from batch_layer.copies import later_copies, with_exact
-from batch_layer.exact import READINGS, Fold, of_days
+from batch_layer.exact import Fold, of_days
 from batch_layer.log_reader import Records
 from batch_layer.manifest import ReadRange, lookback_ms
 from batch_layer.publish import ExactFrames, ExpectedFrames
@@ -24,6 +24,7 @@ from metrics.disposition import COUNTED, ID_CONFLICT, LATE
 from metrics.fold import Group, groups, metric_rows, partial_states, selected, session_rows
 from metrics.reference import Record
 from metrics.session import assign_sessions
+from serving.readings import ALL, READINGS
 
 Tables = dict[str, pl.DataFrame]
 
@@ -70,7 +71,13 @@ def written(catalog: Catalog, rows: pa.Table, days: Sequence[date]) -> Tables:
     for bucket in folded.partition_by("group", "bucket"):
         for name, frame in ExactFrames(catalog, spans)(bucket):
             found[name] = pl.concat([found[name], frame]) if name in found else frame
-    return found
+    return {name: expanded(frame) for name, frame in found.items()}
+
+
+def expanded(frame: pl.DataFrame) -> pl.DataFrame:
+    """A row for each reading that has it."""
+    listed = pl.when(pl.col("reading") == ALL).then(pl.lit([*READINGS])).otherwise(pl.concat_list("reading"))
+    return frame.with_columns(listed.alias("reading")).explode("reading")
 
 
 def readings(rows: pa.Table) -> Tables:
