@@ -1,6 +1,6 @@
 """The fold: from columns of events to partial states of all metrics that share slices and dimensions, in one pass.
 
-Both layers run these functions, the speed layer on each chunk, the batch layer on each block that Spark hands it.
+Both layers run these functions, the speed layer on each chunk, the batch layer in Spark's tasks on each run of offsets.
 """
 
 from dataclasses import dataclass

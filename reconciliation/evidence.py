@@ -70,7 +70,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         outside: events in the ranges that belong to other days.
         closed: whether the watermark had passed the day's end and the lateness when the run began.
         ledger: dispositions per block, when the run recorded them.
-        checksum: of the ids and times of `events`, 64 bits in hexadecimal digits.
+        checksum: of the ids and times of `events`, 64 bits in hexadecimal digits; to be compared between runs
+            of the same `code_version` alone.
         cpu_seconds: of the run and of Spark on its machine.
         indexed: what the index of the log counts of the day; None where a run had none and read to the log's end.
         topic_id: of the topic that was read, by which the broker tells it from others of its name.
