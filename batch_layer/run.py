@@ -5,26 +5,26 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from importlib.metadata import version
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that Spark's users know
 
 from batch_layer.alerts import alert_writes, watched_events
-from batch_layer.copies import find_copies, with_exact
+from batch_layer.copies import find_copies
+from batch_layer.counts import Day, check_complete, counts_by_day
 from batch_layer.exact import FOLDED, Fold
 from batch_layer.job import read_rows, spark_session
 from batch_layer.lookups import Versions, read_versions
-from batch_layer.manifest import Indexed, Plan
+from batch_layer.manifest import Plan
 from batch_layer.planning import plan_days
 from batch_layer.publish import (
     WRITTEN,
@@ -33,7 +33,6 @@ from batch_layer.publish import (
     ExpectedFrames,
     Frames,
     Target,
-    WriteError,
     Writer,
     check_written,
     publish,
@@ -47,13 +46,11 @@ from batch_layer.rows import (
     REPAIRS,
     STATES,
     TALLY,
-    arrow_schema,
     day_spans,
     ddl,
     first_repairs,
     from_bytes,
     neighbourhood,
-    to_batches,
 )
 from batch_layer.tasks import Told
 from infra.clickhouse import insert_frame
@@ -61,12 +58,10 @@ from infra.processes import cpu_seconds
 from infra.settings import Settings
 from metrics.aggregation import SEMANTICS_VERSION
 from metrics.catalog import Catalog
-from metrics.disposition import DEAD_LETTER, DISPOSITIONS, ID_CONFLICT
+from metrics.disposition import DEAD_LETTER, DISPOSITIONS
 from metrics.window import DAY_MS
 
 _WRITERS_AT_ONCE = 4
-COUNTS = {"day": "int", "disposition": "string", "records": "bigint", "events": "bigint", "checksum": "bigint"}
-"""Spark types of counts: records and exact events of a day and disposition, and the XOR of the latter's hashes."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +96,6 @@ class PartitionResult:
             "dead_letters": self.dead_letters,
             "published": self.published,
         }
-
-
-@dataclass(frozen=True)
-class Day:
-    """Counts of one day: records per disposition, and `events`, those in the exact values.
-
-    `checksum` is of the ids and times of `events`, in any order.
-    """
-
-    dispositions: dict[str, int]
-    events: int
-    checksum: int = 0
-
-    @property
-    def copies(self) -> int:
-        """Well-formed events that repeat another."""
-        formed = sum(count for name, count in self.dispositions.items() if name not in {DEAD_LETTER, ID_CONFLICT})
-        return formed - self.events
 
 
 def new_run_id() -> str:
@@ -302,10 +279,14 @@ class Reading:
         mine = (F.col("kind") == EVENT) & F.col("day").isin([*days])
         return self.rows.filter(mine).select("topic_partition", "day", "payload")
 
+    def dead(self, spans: Sequence[tuple[int, int]]) -> DataFrame:
+        """The dead letters of some days (ms)."""
+        return self.rows.filter((F.col("kind") == DEAD) & _within("record_time", spans))
+
     def exceptions(self, spans: Sequence[tuple[int, int]]) -> DataFrame:
         """The records of some days (ms) that were not counted."""
-        dead = (F.col("kind") == DEAD) & _within("record_time", spans)
-        return self.rows.filter(dead | ((F.col("kind") == LEFT_OUT) & _within("event_time", spans)))
+        left_out = (F.col("kind") == LEFT_OUT) & _within("event_time", spans)
+        return self.dead(spans).unionAll(self.rows.filter(left_out))
 
     def states(self, days: Sequence[date]) -> DataFrame:
         """The states of some days, and those of all sessions."""
@@ -319,7 +300,7 @@ def _computed(read: Reading, days: tuple[date, ...], target: Target) -> dict[dat
     """Writes all rows of some days and checks that they arrived; returns counts by day."""
     catalog, spans = read.catalog, tuple(day_spans(days))
     near = read.events(neighbourhood(catalog, spans))
-    counts = _counts(read, days)
+    counts = counts_by_day(read.events(spans), read.dead(spans), read.copies, days)
 
     def write(name: str, frame: DataFrame, frames: Frames) -> Counter[str]:
         written = frame.mapInArrow(Writer(target, frames, f"{days[0]}/{name}"), ddl(WRITTEN)).collect()
@@ -340,69 +321,6 @@ def _computed(read: Reading, days: tuple[date, ...], target: Target) -> dict[dat
         watched.unpersist()
     check_written(target.connect(), target.run_id, days, written)
     return counts
-
-
-def check_complete(planned: Plan, counts: Mapping[date, Day]) -> None:
-    """Compares what a run has read of its days with what the index of the log, another reader, has counted.
-
-    Raises:
-        WriteError: They differ.
-    """
-    for day, found in counts.items():
-        dead = found.dispositions[DEAD_LETTER]
-        read = Indexed(sum(found.dispositions.values()) - dead, dead)
-        if read != planned.indexed[day]:
-            wanted = planned.indexed[day]
-            msg = (
-                f"a run of {day} must read the {wanted.events} events and {wanted.dead_letters} dead letters that the "
-                f"index of the log counts; it read {read.events} and {read.dead_letters}. nothing was published; if "
-                "schemas were registered since, read the log anew by `lockstep batch --reindex`"
-            )
-            raise WriteError(msg)
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """Counts events by day and disposition; for `mapInArrow` over payloads of whole days."""
-
-    copies: pl.Series
-
-    def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for day, payload in zip(batch["day"].to_pylist(), batch["payload"], strict=True):
-                events = with_exact(from_bytes(payload.as_py()), self.copies)
-                checksum = pl.col("identity").filter("exact").bitwise_xor().fill_null(0)
-                counts = events.group_by("disposition").agg(
-                    records=pl.len().cast(pl.Int64),
-                    events=pl.col("exact").sum().cast(pl.Int64),
-                    checksum=checksum.reinterpret(signed=True),
-                )
-                yield from to_batches(counts.with_columns(day=pl.lit(day)), arrow_schema(COUNTS))
-
-
-def _counts(read: Reading, days: Sequence[date]) -> dict[date, Day]:
-    """Counts per day, for every day asked for."""
-    spans = day_spans(days)
-    of_events = read.events(spans).mapInArrow(_Counted(read.copies), ddl(COUNTS))
-    dead = read.rows.filter((F.col("kind") == DEAD) & _within("record_time", spans)).select(
-        F.expr(f"CAST(floor(record_time / {DAY_MS}) AS int)").alias("day"),
-        "disposition",
-        F.lit(1).cast("bigint").alias("records"),
-        F.lit(0).cast("bigint").alias("events"),
-        F.lit(0).cast("bigint").alias("checksum"),
-    )
-    dispositions = {day: dict.fromkeys(DISPOSITIONS, 0) for day in days}
-    events, checksums = dict.fromkeys(days, 0), dict.fromkeys(days, 0)
-    for row in of_events.unionByName(dead).collect():
-        day = EPOCH + timedelta(days=row.day)
-        dispositions[day][row.disposition] += row.records
-        events[day] += row.events
-        checksums[day] ^= row.checksum
-    return {day: Day(dispositions[day], events[day], checksums[day]) for day in days}
-
-
-def _within(time: str, spans: Sequence[tuple[int, int]]) -> Column:
-    return F.expr(" OR ".join(f"(`{time}` >= {start}L AND `{time}` < {end}L)" for start, end in spans))
 
 
 def _manifests(
@@ -475,3 +393,7 @@ def _runs(catalog: Catalog, run_id: str, status: str, days: dict[date, tuple[Day
         ],
         schema_overrides=dict.fromkeys(("events", *DISPOSITIONS), pl.UInt64),
     )
+
+
+def _within(time: str, spans: Sequence[tuple[int, int]]) -> Column:
+    return F.expr(" OR ".join(f"(`{time}` >= {start}L AND `{time}` < {end}L)" for start, end in spans))
