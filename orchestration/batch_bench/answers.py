@@ -11,6 +11,7 @@ from infra.clickhouse import connect, query_frame
 from infra.settings import Settings
 from metrics.catalog import Catalog
 from metrics.disposition import COUNTED, LATE
+from serving.readings import is_of
 from speed_layer.bench.backlog import Backlog
 
 MINUTE_MS = 60_000
@@ -37,9 +38,9 @@ def of_batch(settings: Settings, catalog: Catalog, run_id: str) -> list[Row]:
     """What a run of the batch layer has written of its day, in the exact reading."""
     sql = (
         f"SELECT toUnixTimestamp64Milli(slice_start) AS at, event_type AS name, toInt64(events) AS number "
-        f"FROM batch_{BY_TYPE} WHERE reading = 'exact' AND run_id = {{run:String}} UNION ALL "
+        f"FROM batch_{BY_TYPE} WHERE {is_of('exact', 'reading')} AND run_id = {{run:String}} UNION ALL "
         f"SELECT toUnixTimestamp64Milli(slice_start), '{TURNOVER}', toInt64(total * 100) "
-        f"FROM batch_{TURNOVER} WHERE reading = 'exact' AND run_id = {{run:String}}"
+        f"FROM batch_{TURNOVER} WHERE {is_of('exact', 'reading')} AND run_id = {{run:String}}"
     )
     client = connect(settings, settings.database(catalog.source))
     return query_frame(client, sql, {"run": run_id}).rows()
