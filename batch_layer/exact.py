@@ -52,7 +52,7 @@ def flagged(events: pl.DataFrame, copies: pl.Series) -> pl.DataFrame:
     """Events with a Boolean for each reading that says whether it takes the event.
 
     Args:
-        events: From `rows.events_in`.
+        events: Of a payload of `rows.Pass`.
         copies: See `copies.find_copies`.
     """
     disposition = pl.col("disposition")
